@@ -1,0 +1,198 @@
+# quern: build, test, install.  `make help` lists the targets.
+
+.DEFAULT_GOAL := all
+SHELL := /bin/sh
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+SBINDIR ?= $(PREFIX)/sbin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DATADIR ?= $(PREFIX)/share/quern
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# One build folder for each way of building: BUILD=build is the plain one, `make asan` and
+# `make tsan` come back here with SAN set and a folder of their own.
+BUILD ?= build
+SAN ?=
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+
+PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
+            libjemalloc-dev libsystemd-dev libcmocka-dev libjansson-dev libinih-dev \
+            libedit-dev libnuma-dev libutf8proc-dev gzip xz-utils python3-minimal
+
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+OPT ?= -O2 -g
+# The bits of every float result are fixed by the code: contraction only where `fma` is written.
+CFLAGS_ALL := -std=gnu11 $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden \
+              -pthread -fPIC -I. -DQUERN_VERSION='"$(VERSION)"' $(CFLAGS)
+LDFLAGS_ALL := -pthread $(LDFLAGS)
+LIBS_CORE := -luring -lhugetlbfs -lsystemd -linih -lutf8proc -lnuma -ljansson -lm
+JEMALLOC := -ljemalloc
+
+ifneq ($(SAN),)
+CFLAGS_ALL += -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all -DQUERN_SANITIZE=1
+LDFLAGS_ALL += -fsanitize=$(SAN)
+JEMALLOC :=
+endif
+
+# ---- sources: a new file in a folder needs no line here ------------------------------------
+SRC_IPC := $(wildcard ipc/*.c)
+SRC_OPS := $(wildcard ops/*.c ops/arch/*.c)
+SRC_MM := $(wildcard mm/*.c)
+SRC_SVC := $(filter-out svc/main.c,$(wildcard svc/*.c svc/model/*.c svc/text/*.c svc/cmd/*.c))
+SRC_LIB := $(wildcard client/lib/*.c) $(SRC_IPC)
+SRC_CLI := $(wildcard client/cli/*.c)
+TESTS_UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
+TESTS_INTEGRATION_C := $(patsubst tests/integration/%.c,$(BUILD)/tests/integration/%,\
+                         $(wildcard tests/integration/*_test.c))
+TESTS_INTEGRATION_SH := $(wildcard tests/integration/*_test.sh tests/systemd/*_test.sh \
+                          tests/emulator/*_test.sh)
+TESTS_STRESS := $(patsubst tests/stress/%.c,$(BUILD)/tests/stress/%,$(wildcard tests/stress/*_test.c))
+TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(wildcard tests/tools/*.c))
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/bench/*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
+
+obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
+OBJ_CORE := $(call obj,$(SRC_SVC) $(SRC_MM) $(SRC_OPS) $(SRC_IPC))
+OBJ_LIB := $(call obj,$(SRC_LIB))
+OBJ_CLI := $(call obj,$(SRC_CLI))
+
+# ---- instruction sets: the file name says which; chosen at run time, never -march=native ----
+ISA_AVX2 := -mavx2 -mfma -mf16c
+ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+$(BUILD)/ops/arch/%_avx2.o: ISA := $(ISA_AVX2)
+$(BUILD)/ops/arch/%_avx512.o: ISA := $(ISA_AVX512)
+$(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
+$(BUILD)/ops/arch/%.o: OPT := -O3 -g
+
+.PHONY: help deps all run check quick asan tsan fuzz bench install uninstall format clean model tests
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+deps: ## install the Debian packages that are missing (asks for root only then)
+	$(Q)missing=; for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; \
+	done; [ -z "$$missing" ] && exit 0; \
+	echo "deps: installing$$missing"; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; \
+	    command -v sudo >/dev/null || { echo "deps: run 'make deps' as root once: missing$$missing" >&2; exit 1; }; fi; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+all: $(BUILD)/quernd $(BUILD)/quern $(BUILD)/libquern.a $(BUILD)/libquern.so $(BUILD)/quern.pc ## build the service, the tool and the library
+
+run: deps ## build, start the service with the shipped model, stream an answer (PROMPT=...)
+	$(Q)$(MAKE) --no-print-directory all tools
+	$(Q)BUILD="$(BUILD)" sh tests/tools/run.sh
+
+tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS)
+tools: $(TOOLS)
+
+check: deps ## set up, build and pass every test
+	$(Q)$(MAKE) --no-print-directory -j$$(nproc) tests
+	$(Q)BUILD="$(BUILD)" sh tests/run.sh $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS) $(TESTS_INTEGRATION_SH)
+
+quick: ## the unit tests alone
+	$(Q)$(MAKE) --no-print-directory -j$$(nproc) $(TESTS_UNIT) tools
+	$(Q)BUILD="$(BUILD)" sh tests/run.sh $(TESTS_UNIT)
+
+asan: ## the tests under AddressSanitizer and UBSan
+	$(Q)$(MAKE) --no-print-directory check BUILD=build/asan SAN=address,undefined OPT="-O1 -g"
+
+tsan: ## the tests under ThreadSanitizer
+	$(Q)$(MAKE) --no-print-directory check BUILD=build/tsan SAN=thread OPT="-O1 -g"
+
+fuzz: ## run every fuzzer for FUZZ_SECONDS (60) each; needs clang
+	$(Q)$(MAKE) --no-print-directory fuzzers CC=clang BUILD=build/fuzz SAN=address,undefined OPT="-O1 -g"
+	$(Q)BUILD=build/fuzz sh tests/fuzz/run.sh
+
+fuzzers: $(FUZZERS)
+
+bench: ## measure against the machine's bounds and, where PEER is set, llama.cpp
+	$(Q)$(MAKE) --no-print-directory all tools $(BENCHES)
+	$(Q)BUILD="$(BUILD)" sh tests/bench/run.sh
+
+model: ## train the shipped model again from its data (hours)
+	$(Q)sh models/train/train.sh
+
+# ---- what is built ------------------------------------------------------------------------
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(filter 1,$(V)),,@echo "  CC    $<")
+	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
+
+$(BUILD)/libcore.a: $(OBJ_CORE)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/quernd: $(BUILD)/svc/main.o $(BUILD)/libcore.a
+	$(if $(filter 1,$(V)),,@echo "  LD    $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CORE) $(JEMALLOC)
+
+$(BUILD)/libquern.a: $(OBJ_LIB)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/libquern.so: $(OBJ_LIB) client/lib/libquern.map
+	$(if $(filter 1,$(V)),,@echo "  LD    $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) -shared -Wl,-soname,libquern.so.0 -Wl,--version-script=client/lib/libquern.map \
+	    -o $@.0 $(OBJ_LIB) && ln -sf libquern.so.0 $@
+
+$(BUILD)/quern: $(OBJ_CLI) $(BUILD)/libquern.a
+	$(if $(filter 1,$(V)),,@echo "  LD    $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -ledit
+
+$(BUILD)/quern.pc: client/lib/quern.pc.in Makefile
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	    -e 's|@VERSION@|$(VERSION)|' $< >$@
+
+# Test programs may use both sides of the ring: core and the client library.
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(BUILD)/libcore.a $(BUILD)/libquern.a
+	@mkdir -p $(@D)
+	$(if $(filter 1,$(V)),,@echo "  LD    $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_SUPPORT) $(BUILD)/libquern.a $(BUILD)/libcore.a -lcmocka $(LIBS_CORE)
+
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(OBJ_CORE) $(OBJ_LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $< $(sort $(OBJ_CORE) $(OBJ_LIB)) $(LIBS_CORE)
+
+ifneq ($(filter fuzzers,$(MAKECMDGOALS)),)
+CFLAGS_ALL += -fsanitize=fuzzer-no-link
+endif
+
+install: all ## install under PREFIX (DESTDIR honoured)
+	install -d "$(DESTDIR)$(SBINDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(LIBDIR)/pkgconfig" \
+	    "$(DESTDIR)$(INCLUDEDIR)" "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(UNITDIR)"
+	install -m755 $(BUILD)/quernd "$(DESTDIR)$(SBINDIR)/quernd"
+	install -m755 $(BUILD)/quern "$(DESTDIR)$(BINDIR)/quern"
+	install -m644 $(BUILD)/libquern.a "$(DESTDIR)$(LIBDIR)/libquern.a"
+	install -m755 $(BUILD)/libquern.so.0 "$(DESTDIR)$(LIBDIR)/libquern.so.0"
+	ln -sf libquern.so.0 "$(DESTDIR)$(LIBDIR)/libquern.so"
+	install -m644 client/quern.h "$(DESTDIR)$(INCLUDEDIR)/quern.h"
+	install -m644 $(BUILD)/quern.pc "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc"
+	for m in models/*.gguf; do [ ! -e "$$m" ] || install -m644 "$$m" "$(DESTDIR)$(DATADIR)/"; done
+	for u in systemd/*.service systemd/*.socket; do [ ! -e "$$u" ] || \
+	    sed 's|@SBINDIR@|$(SBINDIR)|g; s|@DATADIR@|$(DATADIR)|g' "$$u" >"$(DESTDIR)$(UNITDIR)/$${u##*/}"; done
+
+uninstall: ## remove what install put there
+	rm -f "$(DESTDIR)$(SBINDIR)/quernd" "$(DESTDIR)$(BINDIR)/quern" "$(DESTDIR)$(LIBDIR)"/libquern.* \
+	    "$(DESTDIR)$(INCLUDEDIR)/quern.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc" \
+	    "$(DESTDIR)$(UNITDIR)"/quern*.service "$(DESTDIR)$(UNITDIR)"/quern*.socket
+	rm -rf "$(DESTDIR)$(DATADIR)"
+
+format: ## clang-format every C file
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean: ## remove everything built
+	rm -rf build
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
