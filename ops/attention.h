@@ -1,0 +1,56 @@
+/* Grouped-query attention over paged keys and values.
+ *
+ * A KV page holds OPS_KV_PAGE positions of one layer: for each KV head the keys in blocks of 16
+ * positions with positions as lanes, (page / 16, head_dim, 16), then the values with the head
+ * dimension as lanes, (page, head_dim). Scores are float32; all query heads of a KV group share
+ * each load. Online softmax runs over blocks of 128 absolute positions; splits of 1,024 absolute
+ * positions are computed from scratch and merged in order, in prefill too, so that the bits depend
+ * on the position alone and not on how the prompt was cut. Masked positions are skipped. */
+#ifndef QUERN_OPS_ATTENTION_H
+#define QUERN_OPS_ATTENTION_H
+
+#include "ops/pool.h"
+
+#include <stdint.h>
+
+#define OPS_KV_PAGE 64 /* positions in a page; divides 128 */
+
+enum ops_kv_type { OPS_KV_F32, OPS_KV_F16, OPS_KV_Q8_0 };
+
+struct ops_attention_shape {
+    uint32_t n_heads;
+    uint32_t n_kv_heads; /* divides n_heads */
+    uint32_t head_dim;   /* a multiple of 16, ≤ 256 */
+    enum ops_kv_type type;
+};
+
+/* Bytes of one page of one layer; a multiple of 64. 0 if the shape or type is not computed. */
+size_t ops_kv_page_bytes(const struct ops_attention_shape *shape);
+
+/* A run of consecutive new tokens of one sequence. */
+struct ops_attention_span {
+    uint8_t *const *pages; /* pages[p / OPS_KV_PAGE] is this layer's page of position p, 64-byte
+                              aligned; enough of them for first_position + n_tokens */
+    uint32_t first_position;
+    uint32_t n_tokens;
+    const float *q; /* (n_tokens, n_heads, head_dim), rotated, q_stride floats between tokens */
+    const float *k; /* (n_tokens, n_kv_heads, head_dim), rotated, kv_stride between tokens */
+    const float *v; /* the same shape */
+    float *out;     /* (n_tokens, n_heads, head_dim), out_stride floats between tokens */
+};
+
+/* Scratch for the split results. */
+struct ops_attention;
+int ops_attention_new(struct ops_attention **ret, const struct ops_attention_shape *shape,
+                      size_t max_tokens, uint32_t max_context, unsigned n_threads);
+void ops_attention_free(struct ops_attention *attention);
+size_t ops_attention_bytes(const struct ops_attention_shape *shape, size_t max_tokens,
+                           uint32_t max_context, unsigned n_threads);
+
+/* Stores k and v of every span in its pages, then computes softmax(q kᵀ / sqrt(head_dim)) v,
+ * causal, for every token of every span. Spans are of different sequences. */
+void ops_attention_run(struct ops_pool *pool, struct ops_attention *attention,
+                       const struct ops_attention_span *spans, size_t n_spans, size_t q_stride,
+                       size_t kv_stride, size_t out_stride);
+
+#endif

@@ -1,0 +1,63 @@
+/* Operations along a vector, each with the same bits on every instruction set.
+ *
+ * Sums: element i goes to partial i mod 16, then the tree 8, 4, 2, 1. exp and what is made of it
+ * are our own polynomials on fma. One call works on one row, on the calling thread. */
+#ifndef QUERN_OPS_VECTOR_H
+#define QUERN_OPS_VECTOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* out[i] = x[i] / sqrt(mean(x²) + eps) * w[i]; out may be x. RMSNorm of Qwen2. */
+void ops_rmsnorm(const float *x, const float *w, float eps, size_t n, float *out);
+
+/* out[i] = silu(gate[i]) * up[i]; out may be either input. silu(x) = x / (1 + exp(-x)). */
+void ops_swiglu(const float *gate, const float *up, size_t n, float *out);
+
+float ops_sigmoid(float x);
+
+/* In place softmax over n values, subtracting the maximum first. */
+void ops_softmax(float *x, size_t n);
+
+/* log(sum(exp(x))) over n values, in float32 by the 16-partial rule. */
+float ops_log_sum_exp(const float *x, size_t n);
+
+/* The first index of the greatest value; NaN never wins. n > 0. */
+uint32_t ops_argmax(const float *x, size_t n);
+
+/* y[i] = fma(a, x[i], y[i]). */
+void ops_axpy(float a, const float *x, size_t n, float *y);
+
+/* exp on float32, correct to 1 ulp or so over its range; 0 below about -87.3, infinity above
+ * 88.7 (both stated in vector.c). The scalar twin of what the kernels use. */
+float ops_expf(float x);
+
+/* ---- rotary position embedding, NeoX (half-split) ---------------------------------------- */
+
+struct ops_rope; /* tables of cos and sin, made once in double precision */
+
+enum ops_rope_scaling { OPS_ROPE_NONE, OPS_ROPE_LINEAR, OPS_ROPE_YARN };
+
+struct ops_rope_options {
+    uint32_t head_dim;
+    uint32_t n_positions; /* table length */
+    double theta;         /* base */
+    enum ops_rope_scaling scaling;
+    double factor;             /* YaRN, linear: context extension */
+    uint32_t original_context; /* YaRN: trained length */
+    double beta_fast, beta_slow;   /* YaRN: 32 and 1 unless a file says otherwise (0: those) */
+    double attention_factor;       /* YaRN: 0 takes 0.1 ln(factor) + 1; multiplies cos and sin */
+};
+
+/* Returns 0, -ENOMEM, or -EINVAL for options out of range. */
+int ops_rope_new(struct ops_rope **ret, const struct ops_rope_options *options);
+void ops_rope_free(struct ops_rope *rope);
+size_t ops_rope_bytes(const struct ops_rope_options *options);
+
+/* Rotates n_heads heads of head_dim floats at x in place for `position` < n_positions. */
+void ops_rope_apply(const struct ops_rope *rope, float *x, uint32_t n_heads, uint32_t position);
+
+/* The table's row: cos[head_dim / 2] then sin[head_dim / 2], for tests. */
+const float *ops_rope_row(const struct ops_rope *rope, uint32_t position);
+
+#endif
