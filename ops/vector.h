@@ -32,32 +32,4 @@ void ops_axpy(float a, const float *x, size_t n, float *y);
  * 88.7 (both stated in vector.c). The scalar twin of what the kernels use. */
 float ops_expf(float x);
 
-/* ---- rotary position embedding, NeoX (half-split) ---------------------------------------- */
-
-struct ops_rope; /* tables of cos and sin, made once in double precision */
-
-enum ops_rope_scaling { OPS_ROPE_NONE, OPS_ROPE_LINEAR, OPS_ROPE_YARN };
-
-struct ops_rope_options {
-    uint32_t head_dim;
-    uint32_t n_positions; /* table length */
-    double theta;         /* base */
-    enum ops_rope_scaling scaling;
-    double factor;             /* YaRN, linear: context extension */
-    uint32_t original_context; /* YaRN: trained length */
-    double beta_fast, beta_slow;   /* YaRN: 32 and 1 unless a file says otherwise (0: those) */
-    double attention_factor;       /* YaRN: 0 takes 0.1 ln(factor) + 1; multiplies cos and sin */
-};
-
-/* Returns 0, -ENOMEM, or -EINVAL for options out of range. */
-int ops_rope_new(struct ops_rope **ret, const struct ops_rope_options *options);
-void ops_rope_free(struct ops_rope *rope);
-size_t ops_rope_bytes(const struct ops_rope_options *options);
-
-/* Rotates n_heads heads of head_dim floats at x in place for `position` < n_positions. */
-void ops_rope_apply(const struct ops_rope *rope, float *x, uint32_t n_heads, uint32_t position);
-
-/* The table's row: cos[head_dim / 2] then sin[head_dim / 2], for tests. */
-const float *ops_rope_row(const struct ops_rope *rope, uint32_t position);
-
 #endif
