@@ -1,0 +1,81 @@
+/* A loaded Qwen2 model: its shape, its packed weights in one arena, its tokenizer. */
+#ifndef QUERN_SVC_MODEL_MODEL_H
+#define QUERN_SVC_MODEL_MODEL_H
+
+#include "mm/arena.h"
+#include "ops/attention.h"
+#include "ops/matmul.h"
+#include "ops/rope.h"
+#include "svc/text/tokenizer.h"
+
+#include <stdbool.h>
+
+struct model_shape {
+    uint32_t n_layers;
+    uint32_t d_model; /* hidden size */
+    uint32_t d_ff;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t n_vocab;        /* rows of the head, padding rows included */
+    uint32_t n_tokens;       /* ids that the tokenizer knows; the rest is never sampled */
+    uint32_t context_length; /* trained (after scaling), from the file */
+    float rms_eps;
+    bool tied_head;
+    struct ops_rope_options rope;
+    /* MoE (qwen2moe): 0 experts means dense. */
+    uint32_t n_experts, n_experts_used, d_expert, d_shared;
+};
+
+struct model_sampling { /* the file's defaults, else the family's */
+    float temperature, top_p, repetition_penalty;
+    uint32_t top_k;
+};
+
+struct model_layer {
+    const float *attn_norm;          /* (d_model) */
+    const float *bq, *bk, *bv;       /* (n_heads * head_dim), (n_kv_heads * head_dim) twice; NULL if none */
+    struct ops_matrix wq, wk, wv, wo;
+    const float *ffn_norm;           /* (d_model) */
+    struct ops_matrix gate, up, down;
+    /* MoE */
+    struct ops_matrix router;        /* (n_experts, d_model) */
+    struct ops_matrix *expert_gate, *expert_up, *expert_down; /* n_experts of each */
+    struct ops_matrix shared_gate, shared_up, shared_down;
+    const float *shared_router;      /* (d_model) */
+};
+
+struct model;
+
+struct model_options {
+    enum mm_huge_policy huge_pages;
+    uint64_t memory_limit_bytes; /* 0: what the machine has */
+    uint32_t n_context;          /* what the caller will serve, for the refusal in numbers; 0: the file's */
+    enum ops_kv_type kv_type;
+    /* --rope-scaling: overrides the file where set */
+    bool rope_override;
+    struct ops_rope_options rope; /* scaling, factor, original_context, attention_factor only */
+    /* Called from time to time while loading; a negative return ends the load with it. */
+    int (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
+    void *progress_arg;
+};
+
+/* Loads a GGUF file (single, or the first of a split set) into an arena, packing as it reads.
+ * Returns 0 or -errno with a sentence in why. */
+int model_load(struct model **ret, const char *path, const struct model_options *options,
+               struct ops_pool *pool, char *why, size_t why_size);
+void model_free(struct model *model);
+
+const struct model_shape *model_shape(const struct model *model);
+const struct model_layer *model_layers(const struct model *model); /* n_layers */
+const struct ops_matrix *model_embedding(const struct model *model);
+const struct ops_matrix *model_head(const struct model *model); /* the embedding where tied */
+const float *model_output_norm(const struct model *model);
+const struct ops_rope *model_rope(const struct model *model);
+const struct text_tokenizer *model_tokenizer(const struct model *model); /* NULL: file has none */
+const struct model_sampling *model_sampling(const struct model *model);
+const struct mm_arena *model_arena(const struct model *model);
+const char *model_name(const struct model *model);        /* general.name, else the file name */
+const char *model_type_summary(const struct model *model); /* "Q8_0", "Q4_K + Q6_K", … */
+const char *model_load_notes(const struct model *model);  /* page kinds, reader mode: one line */
+uint64_t model_weight_bytes(const struct model *model);   /* of the file, as one token reads them */
+
+#endif
