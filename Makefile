@@ -93,7 +93,7 @@ all: $(BUILD)/quernd $(BUILD)/quern $(BUILD)/libquern.a $(BUILD)/libquern.so $(B
 
 run: deps ## build, start the service with the shipped model, stream an answer (PROMPT=...)
 	$(Q)$(MAKE) --no-print-directory all tools
-	$(Q)BUILD="$(BUILD)" sh tests/tools/run.sh
+	$(Q)BUILD="$(BUILD)" sh client/demo.sh
 
 tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS)
 tools: $(TOOLS)
