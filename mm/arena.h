@@ -8,31 +8,41 @@
 #ifndef QUERN_MM_ARENA_H
 #define QUERN_MM_ARENA_H
 
+#include "mm/memory.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
 enum mm_page_kind { MM_PAGES_HUGE_1G, MM_PAGES_HUGE_2M, MM_PAGES_THP, MM_PAGES_SMALL };
-enum mm_huge_policy { MM_HUGE_PREFER, MM_HUGE_REQUIRE, MM_HUGE_OFF };
+enum mm_huge_policy {
+    MM_HUGE_PREFER,  /* the largest that is to be had */
+    MM_HUGE_REQUIRE, /* hugetlb or nothing */
+    MM_HUGE_OFF      /* small pages */
+};
 
 struct mm_arena {
     uint8_t *base; /* page-aligned; size bytes */
     size_t size;   /* rounded up to the page size of the kind */
     enum mm_page_kind kind;
     int locked; /* stays in memory: hugetlb, or mlock succeeded */
-    int fd;     /* the memfd behind it, or -1 */
+    int fd;     /* the memfd behind it (hugetlb), or -1 */
 };
 
-/* Maps and populates `size` bytes. Returns 0; -ENOMEM where not even small pages are to be had (or
- * the policy is `require` and the pool is short); `why` (if not NULL) gets a sentence for each step
- * down, or an empty string. */
+/* Maps and populates `size` bytes, all zero. Returns 0; -ENOMEM where not even small pages are to
+ * be had (or the policy is `require` and the pool is short); `why` (if not NULL) gets a sentence
+ * for each step down, or an empty string. */
 int mm_arena_map(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, char *why,
                  size_t why_size);
+
+/* The same with pages of this kind or -ENOMEM (-ENODEV: the machine has no such pages). `why` is
+ * appended to. */
+int mm_arena_map_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind, char *why,
+                      size_t why_size);
+
+/* Gives the memory back; an arena that is all zero, or unmapped before, is left alone. */
 void mm_arena_unmap(struct mm_arena *arena);
 
 const char *mm_page_kind_name(enum mm_page_kind kind); /* "1 GiB huge pages", … */
-
-/* Bytes that this process may still take: the smallest of MemAvailable and what the cgroup v2
- * limits on the path to the root leave. hugetlb pages free in the pools are returned apart. */
-int mm_memory_available(uint64_t *ret_ordinary, uint64_t *ret_hugetlb);
+size_t mm_page_kind_bytes(enum mm_page_kind kind);     /* of one page; THP: 2 MiB */
 
 #endif

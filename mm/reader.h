@@ -15,8 +15,8 @@
 struct mm_reader;
 
 struct mm_reader_options {
-    unsigned depth;       /* reads in flight; 0: 16 */
-    size_t buffer_bytes;  /* of one read; 0: 1 MiB; rounded to the alignment of direct I/O */
+    unsigned depth;      /* reads in flight; 0: 16 */
+    size_t buffer_bytes; /* of one read; 0: 1 MiB; rounded to the alignment of direct I/O */
     int no_uring, no_direct, no_register; /* force the fallbacks (tests) */
 };
 
