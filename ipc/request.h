@@ -1,0 +1,40 @@
+/*
+ * What a valid request is: one set of checks and one set of sentences for both sides. The service
+ * runs them on its private copy of what a stranger wrote; the client library runs them first, so
+ * that a caller learns of a mistake before anything is sent.
+ */
+#ifndef QUERN_IPC_REQUEST_H
+#define QUERN_IPC_REQUEST_H
+
+#include "ipc/layout.h"
+#include <stddef.h>
+#include <stdint.h>
+
+/* Checks one record and the bytes it speaks of (record->input_bytes of input, then stop_bytes,
+ * then model_bytes at span; private memory, not shared). Does not check id and offset, which
+ * belong to the ring. 0, or -EINVAL with one sentence in why. */
+int ipc_request_check(const struct ipc_request_record *record, const uint8_t *span, char *why,
+                      size_t why_size);
+
+/* One part of a chat or stop list, in the caller's buffer. */
+struct ipc_part {
+    const uint8_t *bytes;
+    uint32_t length;
+    uint32_t role; /* enum ipc_role; of a stop string 0 */
+};
+
+/* Walk a chat input or a stop list that passed ipc_request_check: *cursor starts at 0; 1 and the
+ * next part in *ret, or 0 at the end; -EINVAL where the form is broken. */
+int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, uint32_t *cursor,
+                  struct ipc_part *ret);
+int ipc_stop_next(const uint8_t *stops, uint32_t stop_bytes, uint32_t *cursor,
+                  struct ipc_part *ret);
+
+/* The number of messages of a chat input that passed ipc_request_check. */
+uint32_t ipc_chat_count(const uint8_t *input, uint32_t input_bytes);
+
+/* A short English name for each value ("end of sequence", "prompt too long"); never NULL. */
+const char *ipc_reason_name(unsigned reason);
+const char *ipc_code_name(unsigned code);
+
+#endif
