@@ -19,42 +19,44 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IPC_MAGIC UINT64_C(0x314e524555510a0d) /* "\r\nQUERN1" in memory order */
+#define IPC_MAGIC       UINT64_C(0x314e524555510a0d) /* "\r\nQUERN1" in memory order */
 #define IPC_VERSION_MIN 1
 #define IPC_VERSION_MAX 1
-#define IPC_FEATURES UINT64_C(0) /* every feature bit this version knows */
+#define IPC_FEATURES    UINT64_C(0) /* every feature bit this version knows */
 
 /* Bounds that both sides check, whatever the other says. All sizes are multiples of IPC_PAGE. */
-#define IPC_PAGE 4096u
+#define IPC_PAGE               4096u
 #define IPC_SUBMIT_ENTRIES_MIN 8u
 #define IPC_SUBMIT_ENTRIES_MAX 4096u
-#define IPC_EVENT_ENTRIES_MIN 64u
-#define IPC_EVENT_ENTRIES_MAX 65536u
-#define IPC_BYTES_MIN (16u * 1024u)
-#define IPC_BYTES_MAX (256u * 1024u * 1024u)
-#define IPC_SENTENCE_MAX 240u /* longest sentence in a final event or a refusal, in bytes */
-#define IPC_DATA_MAX 4096u    /* longest byte span of one event */
+#define IPC_EVENT_ENTRIES_MIN  64u
+#define IPC_EVENT_ENTRIES_MAX  65536u
+#define IPC_BYTES_MIN          (16u * 1024u)
+#define IPC_BYTES_MAX          (256u * 1024u * 1024u)
+#define IPC_SENTENCE_MAX       240u  /* longest sentence in a final event or a refusal, in bytes */
+#define IPC_DATA_MAX           4096u /* longest byte span of one event */
 
 /* ---- Handshake: three packets on the SOCK_SEQPACKET socket -------------------------------- */
 
 enum ipc_packet_type {
     IPC_PACKET_HELLO = 1,   /* client → service, first packet, no descriptors */
     IPC_PACKET_WELCOME = 2, /* service → client, with two descriptors: request, then reply region */
-    IPC_PACKET_REFUSAL = 3, /* service → client, instead of a welcome; the service hangs up after it */
+    IPC_PACKET_REFUSAL =
+        3, /* service → client, instead of a welcome; the service hangs up after it */
 };
 
 /* After the welcome only doorbells travel: one byte of this value, either way. It means "look". */
 #define IPC_DOORBELL 0x21
 
 struct ipc_hello {
-    uint64_t magic;          /* IPC_MAGIC */
-    uint16_t type;           /* IPC_PACKET_HELLO */
-    uint16_t version_min;    /* the versions that the client speaks */
-    uint16_t version_max;    /*                                     */
-    uint16_t reserved0;      /* zero */
-    uint64_t features;       /* features that the client wants: the answer has those of them it gets */
-    uint32_t submit_entries; /* wanted sizes; 0 leaves one to the service; larger than the service */
-    uint32_t event_entries;  /* allows is cut down to what it allows */
+    uint64_t magic;       /* IPC_MAGIC */
+    uint16_t type;        /* IPC_PACKET_HELLO */
+    uint16_t version_min; /* the versions that the client speaks */
+    uint16_t version_max; /*                                     */
+    uint16_t reserved0;   /* zero */
+    uint64_t features;    /* features that the client wants: the answer has those of them it gets */
+    uint32_t
+        submit_entries;     /* wanted sizes; 0 leaves one to the service; larger than the service */
+    uint32_t event_entries; /* allows is cut down to what it allows */
     uint32_t request_bytes;
     uint32_t reply_bytes;
     uint64_t reserved[3]; /* zero */
@@ -65,14 +67,14 @@ _Static_assert(offsetof(struct ipc_hello, submit_entries) == 24, "hello.submit_e
 _Static_assert(offsetof(struct ipc_hello, reserved) == 40, "hello.reserved");
 
 struct ipc_welcome {
-    uint64_t magic;      /* IPC_MAGIC */
-    uint16_t type;       /* IPC_PACKET_WELCOME */
-    uint16_t version;    /* the version both speak from now on */
-    uint32_t reserved0;  /* zero */
-    uint64_t features;   /* the features in force */
-    uint64_t session_id; /* as the service's journal names this session */
-    uint64_t request_size; /* bytes of the request region: the memfd has exactly this size */
-    uint64_t reply_size;   /* bytes of the reply region: likewise */
+    uint64_t magic;          /* IPC_MAGIC */
+    uint16_t type;           /* IPC_PACKET_WELCOME */
+    uint16_t version;        /* the version both speak from now on */
+    uint32_t reserved0;      /* zero */
+    uint64_t features;       /* the features in force */
+    uint64_t session_id;     /* as the service's journal names this session */
+    uint64_t request_size;   /* bytes of the request region: the memfd has exactly this size */
+    uint64_t reply_size;     /* bytes of the reply region: likewise */
     uint64_t submit_offset;  /* in the request region: submission ring */
     uint64_t request_offset; /* in the request region: request bytes */
     uint64_t event_offset;   /* in the reply region: event ring */
@@ -114,9 +116,9 @@ _Static_assert(offsetof(struct ipc_refusal, sentence) == 16, "refusal.sentence")
  * Zero reasons: awake, do not ring.
  */
 #define IPC_WANT_RECORDS 1u /* ring when a tail of yours moves: there is something to read */
-#define IPC_WANT_ROOM 2u    /* ring when a head of yours moves: there is room to write */
-#define IPC_WANT_MASK 3u
-#define IPC_WANT_STEP 4u
+#define IPC_WANT_ROOM    2u /* ring when a head of yours moves: there is room to write */
+#define IPC_WANT_MASK    3u
+#define IPC_WANT_STEP    4u
 
 struct ipc_request_words { /* offset 0 of the request region; the client writes, no one else */
     uint64_t submit_tail;  /* submission records published */
@@ -156,7 +158,7 @@ enum ipc_op {
     IPC_OP_SCORE = 5,      /* input → IPC_DATA_SCORES, one for each token of it */
     IPC_OP_EMBED = 6,      /* input → IPC_DATA_FLOATS */
     IPC_OP_INFO = 7,       /* the model → IPC_DATA_TEXT, lines of `key=value` */
-    IPC_OP_STATUS = 8,     /* the service and its counters → IPC_DATA_TEXT, lines of `key=value` */
+    IPC_OP_STATUS = 8, /* the service and its counters → IPC_DATA_TEXT, lines of `key=value` */
 };
 #define IPC_OP_LAST 8
 
@@ -169,7 +171,7 @@ enum ipc_input {
 #define IPC_INPUT_LAST 3
 
 enum ipc_role { IPC_ROLE_SYSTEM = 0, IPC_ROLE_USER = 1, IPC_ROLE_ASSISTANT = 2 };
-#define IPC_ROLE_LAST 2
+#define IPC_ROLE_LAST         2
 #define IPC_CHAT_MESSAGES_MAX 4096u
 
 struct ipc_chat_entry {
@@ -179,40 +181,40 @@ struct ipc_chat_entry {
 _Static_assert(sizeof(struct ipc_chat_entry) == 8, "chat entry");
 
 /* Flags of a request; all others are refused. */
-#define IPC_FLAG_SPECIAL 1u    /* text may spell control tokens (and detokenize writes them) */
+#define IPC_FLAG_SPECIAL    1u /* text may spell control tokens (and detokenize writes them) */
 #define IPC_FLAG_IGNORE_EOS 2u /* go on after an end-of-sequence token */
-#define IPC_FLAG_RAW_CHAT 4u   /* chat: no default system message */
-#define IPC_FLAGS_ALL 7u
+#define IPC_FLAG_RAW_CHAT   4u /* chat: no default system message */
+#define IPC_FLAGS_ALL       7u
 
 /* Bits of `given`: a parameter whose bit is clear must be zero, and means the model's default. */
 #define IPC_GIVEN_TEMPERATURE 0x001u
-#define IPC_GIVEN_TOP_K 0x002u
-#define IPC_GIVEN_TOP_P 0x004u
-#define IPC_GIVEN_MIN_P 0x008u
-#define IPC_GIVEN_REPETITION 0x010u
-#define IPC_GIVEN_PRESENCE 0x020u
-#define IPC_GIVEN_FREQUENCY 0x040u
-#define IPC_GIVEN_SEED 0x080u
-#define IPC_GIVEN_MAX_TOKENS 0x100u
-#define IPC_GIVEN_ALL 0x1ffu
+#define IPC_GIVEN_TOP_K       0x002u
+#define IPC_GIVEN_TOP_P       0x004u
+#define IPC_GIVEN_MIN_P       0x008u
+#define IPC_GIVEN_REPETITION  0x010u
+#define IPC_GIVEN_PRESENCE    0x020u
+#define IPC_GIVEN_FREQUENCY   0x040u
+#define IPC_GIVEN_SEED        0x080u
+#define IPC_GIVEN_MAX_TOKENS  0x100u
+#define IPC_GIVEN_ALL         0x1ffu
 
-#define IPC_STOPS_MAX 16u
+#define IPC_STOPS_MAX      16u
 #define IPC_STOP_BYTES_MAX 256u /* of one stop string */
-#define IPC_LOGPROBS_MAX 20u
-#define IPC_SAMPLES_MAX 64u
+#define IPC_LOGPROBS_MAX   20u
+#define IPC_SAMPLES_MAX    64u
 
 enum ipc_priority { IPC_PRIORITY_NORMAL = 0, IPC_PRIORITY_INTERACTIVE = 1, IPC_PRIORITY_BATCH = 2 };
 #define IPC_PRIORITY_LAST 2
 
 struct ipc_request_record {
-    uint64_t id;       /* not 0, larger than every id that this client used before */
-    uint16_t op;       /* enum ipc_op */
-    uint16_t input;    /* enum ipc_input */
-    uint32_t flags;    /* IPC_FLAG_… */
-    uint32_t given;    /* IPC_GIVEN_… */
+    uint64_t id;         /* not 0, larger than every id that this client used before */
+    uint16_t op;         /* enum ipc_op */
+    uint16_t input;      /* enum ipc_input */
+    uint32_t flags;      /* IPC_FLAG_… */
+    uint32_t given;      /* IPC_GIVEN_… */
     uint32_t max_tokens; /* not 0 when given */
     /* One span of the request bytes: input, then stop list, then name of the model, end to end. */
-    uint32_t offset;      /* of the span in the request bytes */
+    uint32_t offset; /* of the span in the request bytes */
     uint32_t input_bytes;
     uint32_t stop_bytes;  /* stop list: for each string u32 length, then its bytes */
     uint32_t model_bytes; /* 0: the service's first model */
@@ -251,7 +253,7 @@ enum ipc_event_type {
     IPC_EVENT_PROGRESS = 3, /* u.progress */
     IPC_EVENT_TOKEN = 4,    /* u.token; bytes: the text that became certain with it, may be none */
     IPC_EVENT_DATA = 5,     /* u.data; bytes: one piece of the result */
-    IPC_EVENT_FINAL = 6,    /* u.final; bytes: with code ≠ 0 one sentence. The last of a request */
+    IPC_EVENT_FINAL = 6, /* u.final; bytes: with code ≠ 0 one sentence. The last of a request */
 };
 #define IPC_EVENT_LAST 6
 
@@ -290,11 +292,11 @@ enum ipc_code {
     IPC_CODE_DENIED = 5,      /* policy says no */
     IPC_CODE_NO_MODEL = 6,    /* no model of that name, or none loaded */
     IPC_CODE_NO_MEMORY = 7,
-    IPC_CODE_NUMERIC = 8,     /* NaN or infinity in this sequence */
-    IPC_CODE_DEADLINE = 9,    /* the deadline passed, or cannot be met */
-    IPC_CODE_SHUTDOWN = 10,   /* the service is ending */
-    IPC_CODE_INTERNAL = 11,   /* the service's own mistake */
-    IPC_CODE_VERSION = 12,    /* refusal only: no common version */
+    IPC_CODE_NUMERIC = 8,   /* NaN or infinity in this sequence */
+    IPC_CODE_DEADLINE = 9,  /* the deadline passed, or cannot be met */
+    IPC_CODE_SHUTDOWN = 10, /* the service is ending */
+    IPC_CODE_INTERNAL = 11, /* the service's own mistake */
+    IPC_CODE_VERSION = 12,  /* refusal only: no common version */
 };
 #define IPC_CODE_LAST 12
 
@@ -318,12 +320,12 @@ struct ipc_event_record {
         } progress;
         struct {
             uint32_t token;
-            float logprob; /* of this token among all, before sampling; natural logarithm */
+            float logprob;  /* of this token among all, before sampling; natural logarithm */
             uint32_t index; /* 0 is the first token generated */
             uint32_t reserved;
         } token;
         struct {
-            uint32_t kind;  /* enum ipc_data */
+            uint32_t kind; /* enum ipc_data */
             uint32_t reserved;
             uint64_t index; /* bytes of this kind that went before, in this request */
             uint64_t total; /* bytes of this kind in all; 0 when not known yet */

@@ -78,7 +78,8 @@ struct ipc_sizes {
 struct ipc_limits {
     struct ipc_sizes preset; /* what a client gets that does not ask */
     struct ipc_sizes max;    /* what the largest ask is cut down to */
-    uint32_t requests_max;   /* in flight at once; cut down to what the event ring can keep room for */
+    uint32_t
+        requests_max; /* in flight at once; cut down to what the event ring can keep room for */
 };
 
 /* 256 submissions, 1,024 events, 1 MiB each way; at most 4,096, 65,536, 16 MiB; 64 in flight. */
@@ -91,7 +92,7 @@ int ipc_session_new(struct ipc_session **ret, const struct ipc_peer *peer);
 void ipc_session_free(struct ipc_session *session);
 
 const struct ipc_peer *ipc_session_peer(const struct ipc_session *session);
-bool ipc_session_is_open(const struct ipc_session *session); /* the welcome was sent */
+bool ipc_session_is_open(const struct ipc_session *session);    /* the welcome was sent */
 const char *ipc_session_why(const struct ipc_session *session); /* after an error: one sentence */
 
 enum ipc_received {
@@ -181,12 +182,12 @@ int ipc_session_ring(struct ipc_session *session);
 /* ---- Figures --------------------------------------------------------------------------------------------- */
 
 struct ipc_session_counters {
-    uint64_t requests;          /* taken, cancels included */
-    uint64_t refused;           /* answered by ipc_session_take itself */
-    uint64_t events;            /* posted */
-    uint64_t bytes_in;          /* request bytes copied */
-    uint64_t bytes_out;         /* reply bytes written */
-    uint64_t parked;            /* posts that got -EAGAIN */
+    uint64_t requests;  /* taken, cancels included */
+    uint64_t refused;   /* answered by ipc_session_take itself */
+    uint64_t events;    /* posted */
+    uint64_t bytes_in;  /* request bytes copied */
+    uint64_t bytes_out; /* reply bytes written */
+    uint64_t parked;    /* posts that got -EAGAIN */
     uint64_t doorbells_sent;
     uint64_t doorbells_received;
 };
