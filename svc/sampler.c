@@ -1,0 +1,444 @@
+/* From logits to a token (see sampler.h for the order and the generator).
+ *
+ * Penalised ids are few: they are taken out of the row and kept in double precision beside it. The
+ * row is then scanned in blocks whose maximum is compared with a threshold, so that a vocabulary of
+ * 152k costs two vectorised passes and the rest is work on a handful of candidates. */
+#include "svc/sampler.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SCAN_BLOCK = 64, SCAN_LANES = 16 };
+
+/* Below this many temperatures under the maximum, even 152k tokens together weigh less than half
+ * a unit of the 53-bit draw: they cannot be drawn and are not looked at. */
+static const double WEIGHT_FLOOR = 48.0;
+
+struct history_entry {
+    uint32_t id;
+    uint32_t n_outputs;
+};
+
+struct sampler_history {
+    uint32_t n, n_max;
+    uint32_t mask;                 /* slots - 1 */
+    uint32_t *slots;               /* open addressing: entry number + 1, 0 empty */
+    struct history_entry *entries; /* (n_max), in order of first appearance */
+};
+
+struct sampler {
+    uint32_t n_tokens;
+    size_t n_candidates;
+    size_t n_kept;
+    struct sampler_candidate *candidates; /* (n_tokens) gathered, then a heap */
+    struct sampler_candidate *kept;       /* (n_tokens) */
+};
+
+/* ---- parameters ---------------------------------------------------------------------------- */
+
+static int check_range(const char *name, double value, double low, bool low_open, double high,
+                       char *why, size_t why_size)
+{
+    if (value <= high && (low_open ? value > low : value >= low))
+        return 0;
+    snprintf(why, why_size, "%s is %g, but must be %s %g and at most %g.", name, value,
+             low_open ? "above" : "at least", low, high);
+    return -EINVAL;
+}
+
+int sampler_params_check(const struct sampler_params *params, char *why, size_t why_size)
+{
+    int r = check_range("temperature", params->temperature, 0, false, 100, why, why_size);
+    if (r == 0)
+        r = check_range("top_p", params->top_p, 0, true, 1, why, why_size);
+    if (r == 0)
+        r = check_range("min_p", params->min_p, 0, false, 1, why, why_size);
+    if (r == 0)
+        r = check_range("repetition_penalty", params->repetition_penalty, 0, true, 100, why,
+                        why_size);
+    if (r == 0)
+        r = check_range("presence_penalty", params->presence_penalty, -100, false, 100, why,
+                        why_size);
+    if (r == 0)
+        r = check_range("frequency_penalty", params->frequency_penalty, -100, false, 100, why,
+                        why_size);
+    return r;
+}
+
+/* ---- history ------------------------------------------------------------------------------- */
+
+int sampler_history_new(struct sampler_history **ret, uint32_t n_ids_max)
+{
+    struct sampler_history *h = calloc(1, sizeof *h);
+    if (!h)
+        return -ENOMEM;
+    uint32_t n_slots = 16;
+    while (n_slots < n_ids_max && n_slots < UINT32_C(1) << 30)
+        n_slots *= 2;
+    n_slots *= 2; /* at most half full */
+    h->n_max = n_ids_max;
+    h->mask = n_slots - 1;
+    h->slots = calloc(n_slots, sizeof *h->slots);
+    h->entries = calloc(n_ids_max ? n_ids_max : 1, sizeof *h->entries);
+    if (!h->slots || !h->entries) {
+        sampler_history_free(h);
+        return -ENOMEM;
+    }
+    *ret = h;
+    return 0;
+}
+
+void sampler_history_free(struct sampler_history *history)
+{
+    if (!history)
+        return;
+    free(history->slots);
+    free(history->entries);
+    free(history);
+}
+
+void sampler_history_add(struct sampler_history *history, uint32_t id, int is_output)
+{
+    uint32_t slot = (id * UINT32_C(2654435761)) & history->mask;
+    while (history->slots[slot] && history->entries[history->slots[slot] - 1].id != id)
+        slot = (slot + 1) & history->mask;
+    if (!history->slots[slot]) {
+        if (history->n == history->n_max)
+            return;
+        history->entries[history->n] = (struct history_entry){.id = id};
+        history->slots[slot] = ++history->n;
+    }
+    history->entries[history->slots[slot] - 1].n_outputs += is_output != 0;
+}
+
+/* ---- generator ----------------------------------------------------------------------------- */
+
+void sampler_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t ret[4])
+{
+    uint32_t k0 = key[0], k1 = key[1];
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)UINT32_C(0xD2511F53) * c0;
+        uint64_t p1 = (uint64_t)UINT32_C(0xCD9E8D57) * c2;
+        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        uint32_t n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        c0 = n0;
+        c2 = n2;
+        k0 += UINT32_C(0x9E3779B9);
+        k1 += UINT32_C(0xBB67AE85);
+    }
+    ret[0] = c0;
+    ret[1] = c1;
+    ret[2] = c2;
+    ret[3] = c3;
+}
+
+static double uniform(uint64_t seed, uint32_t sample, uint64_t index)
+{
+    uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), sample, 0};
+    uint32_t out[4];
+    sampler_philox(key, counter, out);
+    uint64_t bits = (uint64_t)out[0] << 32 | out[1];
+    return (double)(bits >> 11) * 0x1p-53;
+}
+
+/* exp for x in [-708, 0] by plain double operations: x = k ln 2 + r, a Taylor polynomial of degree
+ * 13 on |r| ≤ 0.35 (relative error below 1e-15). libm's may differ between processors. */
+static double weight_exp(double x)
+{
+    static const double inverse_factorial[] = {1.0 / 6227020800.0,
+                                               1.0 / 479001600.0,
+                                               1.0 / 39916800.0,
+                                               1.0 / 3628800.0,
+                                               1.0 / 362880.0,
+                                               1.0 / 40320.0,
+                                               1.0 / 5040.0,
+                                               1.0 / 720.0,
+                                               1.0 / 120.0,
+                                               1.0 / 24.0,
+                                               1.0 / 6.0,
+                                               0.5,
+                                               1.0,
+                                               1.0};
+    static const double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+    if (!(x > -708.0))
+        return 0.0;
+    int64_t k = (int64_t)(x * 0x1.71547652b82fep+0 - 0.5); /* towards zero, x ≤ 0: nearest */
+    double r = (x - (double)k * ln2_high) - (double)k * ln2_low;
+    double p = inverse_factorial[0];
+    for (size_t i = 1; i < sizeof inverse_factorial / sizeof *inverse_factorial; i++)
+        p = p * r + inverse_factorial[i];
+    uint64_t bits = (uint64_t)(k + 1023) << 52;
+    double scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}
+
+/* ---- candidates ---------------------------------------------------------------------------- */
+
+static bool better(const struct sampler_candidate *a, const struct sampler_candidate *b)
+{
+    return a->value > b->value || (a->value == b->value && a->id < b->id);
+}
+
+/* Moves heap[i] down until no child goes before it. `best_on_top`: a heap of the best, else of the
+ * worst. */
+static void sift_down(struct sampler_candidate *heap, size_t n, size_t i, bool best_on_top)
+{
+    struct sampler_candidate moving = heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= n)
+            break;
+        if (child + 1 < n && better(&heap[child + 1], &heap[child]) == best_on_top)
+            child++;
+        if (better(&heap[child], &moving) != best_on_top)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = moving;
+}
+
+static void heapify(struct sampler_candidate *heap, size_t n, bool best_on_top)
+{
+    for (size_t i = n / 2; i-- > 0;)
+        sift_down(heap, n, i, best_on_top);
+}
+
+/* The greatest of SCAN_BLOCK values; NaN never wins. Lanes apart, so that it vectorises. */
+static float block_max(const float *x)
+{
+    float lanes[SCAN_LANES];
+    for (int i = 0; i < SCAN_LANES; i++)
+        lanes[i] = -INFINITY;
+    for (int j = 0; j < SCAN_BLOCK; j += SCAN_LANES)
+        for (int i = 0; i < SCAN_LANES; i++)
+            lanes[i] = x[j + i] > lanes[i] ? x[j + i] : lanes[i];
+    float best = -INFINITY;
+    for (int i = 0; i < SCAN_LANES; i++)
+        best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+/* Keeps in heap[0 … *n) (worst on top) the k best of what it held and of the row. */
+static void select_best(struct sampler_candidate *heap, size_t *n, size_t k, const float *row,
+                        size_t n_row)
+{
+    for (size_t start = 0; start < n_row; start += SCAN_BLOCK) {
+        size_t end = start + SCAN_BLOCK < n_row ? start + SCAN_BLOCK : n_row;
+        if (*n == k && end - start == SCAN_BLOCK && block_max(row + start) < heap[0].value)
+            continue;
+        for (size_t i = start; i < end; i++) {
+            struct sampler_candidate c = {.id = (uint32_t)i, .value = row[i]};
+            if (!(row[i] > -INFINITY))
+                continue;
+            if (*n < k) {
+                heap[(*n)++] = c;
+                if (*n == k)
+                    heapify(heap, k, false);
+            } else if (better(&c, &heap[0])) {
+                heap[0] = c;
+                sift_down(heap, k, 0, false);
+            }
+        }
+    }
+    if (*n < k)
+        heapify(heap, *n, false);
+}
+
+/* Takes the penalised ids out of the row into candidates, in double precision. */
+static void take_penalised(struct sampler *s, const struct sampler_params *p,
+                           const struct sampler_history *h, float *row)
+{
+    s->n_candidates = 0;
+    bool repetition = p->repetition_penalty != 1.0f;
+    bool output = p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
+    if (!h || (!repetition && !output))
+        return;
+    for (uint32_t i = 0; i < h->n; i++) {
+        const struct history_entry *e = &h->entries[i];
+        if (e->id >= s->n_tokens || !(row[e->id] > -INFINITY) || (!repetition && !e->n_outputs))
+            continue;
+        double value = row[e->id];
+        value = value > 0 ? value / p->repetition_penalty : value * p->repetition_penalty;
+        if (e->n_outputs)
+            value -= (double)p->presence_penalty + (double)p->frequency_penalty * e->n_outputs;
+        row[e->id] = -INFINITY;
+        s->candidates[s->n_candidates++] = (struct sampler_candidate){.id = e->id, .value = value};
+    }
+}
+
+static void gather(struct sampler *s, const float *row, double threshold)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_candidates; i++)
+        if (s->candidates[i].value >= threshold)
+            s->candidates[n++] = s->candidates[i];
+    for (size_t start = 0; start < s->n_tokens; start += SCAN_BLOCK) {
+        size_t end = start + SCAN_BLOCK < s->n_tokens ? start + SCAN_BLOCK : s->n_tokens;
+        if (end - start == SCAN_BLOCK && block_max(row + start) < threshold)
+            continue;
+        for (size_t i = start; i < end; i++)
+            if (row[i] >= threshold && row[i] > -INFINITY)
+                s->candidates[n++] = (struct sampler_candidate){.id = (uint32_t)i, .value = row[i]};
+    }
+    s->n_candidates = n;
+}
+
+/* Cuts the candidates by top-p and min-p into kept, best first. Weights are in p on entry. */
+static void cut_tail(struct sampler *s, const struct sampler_params *p, double mass)
+{
+    double limit = (double)p->top_p * mass, before = 0;
+    size_t n = s->n_candidates;
+    heapify(s->candidates, n, true);
+    s->n_kept = 0;
+    while (n > 0) {
+        struct sampler_candidate best = s->candidates[0];
+        if (s->n_kept > 0 && ((p->top_p < 1.0f && before >= limit) || best.p < (double)p->min_p))
+            break;
+        s->kept[s->n_kept++] = best;
+        before += best.p;
+        s->candidates[0] = s->candidates[--n];
+        sift_down(s->candidates, n, 0, true);
+    }
+}
+
+/* The k-th greatest value of candidates and row together, and the greatest. False if none. */
+static bool find_bounds(struct sampler *s, const float *row, size_t k, double *ret_kth,
+                        double *ret_best)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_candidates; i++) {
+        struct sampler_candidate c = s->candidates[i];
+        if (n < k) {
+            s->kept[n++] = c;
+            if (n == k)
+                heapify(s->kept, k, false);
+        } else if (better(&c, &s->kept[0])) {
+            s->kept[0] = c;
+            sift_down(s->kept, k, 0, false);
+        }
+    }
+    select_best(s->kept, &n, k, row, s->n_tokens);
+    if (n == 0)
+        return false;
+    *ret_kth = s->kept[0].value;
+    *ret_best = s->kept[0].value;
+    for (size_t i = 1; i < n; i++)
+        if (s->kept[i].value > *ret_best)
+            *ret_best = s->kept[i].value;
+    return true;
+}
+
+/* ---- public -------------------------------------------------------------------------------- */
+
+int sampler_new(struct sampler **ret, uint32_t n_tokens)
+{
+    struct sampler *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->n_tokens = n_tokens;
+    s->candidates = calloc(n_tokens, sizeof *s->candidates);
+    s->kept = calloc(n_tokens, sizeof *s->kept);
+    if (!s->candidates || !s->kept) {
+        sampler_free(s);
+        return -ENOMEM;
+    }
+    *ret = s;
+    return 0;
+}
+
+void sampler_free(struct sampler *sampler)
+{
+    if (!sampler)
+        return;
+    free(sampler->candidates);
+    free(sampler->kept);
+    free(sampler);
+}
+
+int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
+                 const struct sampler_history *history, float *logits, uint32_t sample,
+                 uint64_t index, uint32_t *ret_id)
+{
+    struct sampler *s = sampler;
+    double threshold, best;
+    bool greedy = params->temperature == 0.0f;
+    size_t k = greedy ? 1 : params->top_k;
+
+    take_penalised(s, params, history, logits);
+    if (!find_bounds(s, logits, k && k < s->n_tokens ? k : 1, &threshold, &best)) {
+        s->n_kept = 0;
+        return -EDOM;
+    }
+    if (greedy) {
+        s->n_kept = 1;
+        s->kept[0].p = 1;
+        *ret_id = s->kept[0].id;
+        return 0;
+    }
+    double floor = best - WEIGHT_FLOOR * (double)params->temperature;
+    if (k == 0 || k >= s->n_tokens || threshold < floor)
+        threshold = floor;
+    gather(s, logits, threshold);
+
+    double mass = 0;
+    for (size_t i = 0; i < s->n_candidates; i++) {
+        struct sampler_candidate *c = &s->candidates[i];
+        c->p = weight_exp((c->value - best) / (double)params->temperature);
+        mass += c->p;
+    }
+    if (params->top_p < 1.0f || params->min_p > 0.0f) {
+        cut_tail(s, params, mass);
+        mass = 0;
+        for (size_t i = 0; i < s->n_kept; i++)
+            mass += s->kept[i].p;
+    } else {
+        memcpy(s->kept, s->candidates, s->n_candidates * sizeof *s->kept);
+        s->n_kept = s->n_candidates;
+    }
+
+    double aim = uniform(params->seed, sample, index) * mass, sum = 0;
+    size_t chosen = s->n_kept - 1;
+    for (size_t i = 0; i < s->n_kept; i++) {
+        sum += s->kept[i].p;
+        if (sum > aim && i < chosen)
+            chosen = i;
+        s->kept[i].p /= mass;
+    }
+    *ret_id = s->kept[chosen].id;
+    return 0;
+}
+
+const struct sampler_candidate *sampler_kept(const struct sampler *sampler, size_t *ret_n)
+{
+    *ret_n = sampler->n_kept;
+    return sampler->kept;
+}
+
+size_t sampler_top(struct sampler *sampler, const float *logits, size_t n,
+                   const struct sampler_candidate **ret_top)
+{
+    size_t n_top = 0;
+    if (n > sampler->n_tokens)
+        n = sampler->n_tokens;
+    *ret_top = sampler->candidates;
+    if (n == 0)
+        return 0;
+    select_best(sampler->candidates, &n_top, n, logits, sampler->n_tokens);
+    for (size_t left = n_top; left > 1;) { /* heap sort: the worst goes to the end */
+        struct sampler_candidate worst = sampler->candidates[0];
+        sampler->candidates[0] = sampler->candidates[--left];
+        sift_down(sampler->candidates, left, 0, false);
+        sampler->candidates[left] = worst;
+    }
+    return n_top;
+}

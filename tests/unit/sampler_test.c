@@ -1,0 +1,320 @@
+/* The sampler against a slow double-precision reference written from the definition, a chi-square
+ * test of what it draws, and the generator against the published known answers. */
+#include "svc/sampler.h"
+
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { N_MAX = 3000 };
+
+static uint64_t random_state = 12345;
+
+static uint32_t random_u32(void)
+{
+    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(random_state >> 33);
+}
+
+static double random_unit(void)
+{
+    return random_u32() / 2147483648.0;
+}
+
+struct reference {
+    uint32_t id;
+    double value;
+    double p;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    const struct reference *x = a, *y = b;
+    if (x->value != y->value)
+        return x->value > y->value ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+/* Fills ref (n entries, best first) with the distribution after every processor; p is 0 for what
+ * was cut. *ret_margin is how near a cut came to its limit. */
+static void reference_run(const struct sampler_params *p, const float *logits, uint32_t n,
+                          const uint32_t *n_prompt, const uint32_t *n_output, struct reference *ref,
+                          double *ret_margin)
+{
+    *ret_margin = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        double x = logits[i];
+        if (n_prompt[i] || n_output[i])
+            x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
+        if (n_output[i])
+            x -= (double)p->presence_penalty + (double)p->frequency_penalty * n_output[i];
+        ref[i] = (struct reference){.id = i, .value = x};
+    }
+    qsort(ref, n, sizeof *ref, by_value);
+    if (p->temperature == 0) {
+        ref[0].p = 1;
+        return;
+    }
+    double total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool in = !p->top_k || p->top_k >= n || ref[i].value >= ref[p->top_k - 1].value;
+        ref[i].p = in ? exp((ref[i].value - ref[0].value) / p->temperature) : 0;
+        total += ref[i].p;
+    }
+    double before = 0, limit = p->top_p < 1 ? p->top_p * total : INFINITY;
+    for (uint32_t i = 0; i < n; i++) {
+        double weight = ref[i].p;
+        if (i > 0 && (before >= limit || weight < p->min_p))
+            ref[i].p = 0;
+        if (i > 0 && fabs(before - limit) / total < *ret_margin)
+            *ret_margin = fabs(before - limit) / total;
+        before += weight;
+    }
+    total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += ref[i].p;
+    for (uint32_t i = 0; i < n; i++)
+        ref[i].p /= total;
+}
+
+static struct sampler_params random_params(void)
+{
+    struct sampler_params p = {.temperature = (float)(0.1 + 1.9 * random_unit()),
+                               .top_p = 1,
+                               .repetition_penalty = 1,
+                               .seed = random_u32()};
+    if (random_u32() % 10 == 0)
+        p.temperature = 0;
+    if (random_u32() % 3)
+        p.top_k = 1 + random_u32() % 60;
+    if (random_u32() % 3)
+        p.top_p = (float)(0.05 + 0.95 * random_unit());
+    if (random_u32() % 4 == 0)
+        p.min_p = (float)(0.3 * random_unit());
+    if (random_u32() % 2)
+        p.repetition_penalty = (float)(0.8 + 0.6 * random_unit());
+    if (random_u32() % 3 == 0)
+        p.presence_penalty = (float)(2 * random_unit() - 1);
+    if (random_u32() % 3 == 0)
+        p.frequency_penalty = (float)(random_unit() - 0.5);
+    return p;
+}
+
+static void agrees_with_the_reference(void **state)
+{
+    (void)state;
+    static float logits[N_MAX], work[N_MAX];
+    static uint32_t n_prompt[N_MAX], n_output[N_MAX];
+    static struct reference ref[N_MAX];
+    int n_close = 0;
+    for (int round = 0; round < 10000; round++) {
+        uint32_t n = round % 20 ? 1 + random_u32() % 300 : 1 + random_u32() % N_MAX;
+        double spread = 1 + 10 * random_unit();
+        bool coarse = random_u32() % 4 == 0; /* many equal logits */
+        for (uint32_t i = 0; i < n; i++) {
+            double x = spread * (random_unit() + random_unit() + random_unit() - 1.5);
+            logits[i] = coarse ? (float)floor(x) : (float)x;
+        }
+        memset(n_prompt, 0, sizeof n_prompt);
+        memset(n_output, 0, sizeof n_output);
+        struct sampler *sampler;
+        struct sampler_history *history;
+        assert_int_equal(sampler_new(&sampler, n), 0);
+        assert_int_equal(sampler_history_new(&history, 200), 0);
+        for (int i = 0; i < 200; i++) {
+            uint32_t id = random_u32() % n;
+            bool output = random_u32() % 2;
+            (output ? n_output : n_prompt)[id]++;
+            sampler_history_add(history, id, output);
+        }
+        struct sampler_params p = random_params();
+        double margin;
+        reference_run(&p, logits, n, n_prompt, n_output, ref, &margin);
+        memcpy(work, logits, n * sizeof *work);
+        uint32_t id = UINT32_MAX, again = UINT32_MAX;
+        assert_int_equal(sampler_draw(sampler, &p, history, work, 0, (uint64_t)round, &id), 0);
+        size_t n_kept;
+        const struct sampler_candidate *kept = sampler_kept(sampler, &n_kept);
+        if (margin < 1e-9) {
+            n_close++; /* the cut is decided by the last bits of a sum */
+        } else {
+            static double p_by_id[N_MAX];
+            memset(p_by_id, 0, sizeof p_by_id);
+            bool drawn = false;
+            for (size_t i = 0; i < n_kept; i++) {
+                p_by_id[kept[i].id] = kept[i].p;
+                drawn = drawn || kept[i].id == id;
+            }
+            assert_true(drawn);
+            for (uint32_t i = 0; i < n; i++) {
+                double mine = p_by_id[ref[i].id];
+                assert_true(fabs(mine - ref[i].p) <= 1e-6);
+                if (ref[i].p > 1e-15)
+                    assert_true(mine > 0);
+                if (ref[i].p == 0)
+                    assert_true(mine == 0);
+            }
+        }
+        memcpy(work, logits, n * sizeof *work);
+        assert_int_equal(sampler_draw(sampler, &p, history, work, 0, (uint64_t)round, &again), 0);
+        assert_int_equal(id, again);
+        sampler_history_free(history);
+        sampler_free(sampler);
+    }
+    assert_true(n_close < 1000);
+}
+
+/* 60,000 draws against the probabilities that the sampler itself states (shown right above). The
+ * 0.9999 quantile of chi-square with 19 degrees of freedom is 52. */
+static void draws_follow_the_probabilities(void **state)
+{
+    (void)state;
+    enum { N = 40, DRAWS = 60000 };
+    float logits[N], work[N];
+    for (int i = 0; i < N; i++)
+        logits[i] = (float)(3 * random_unit());
+    struct sampler *sampler;
+    assert_int_equal(sampler_new(&sampler, N), 0);
+    struct sampler_params p = {
+        .temperature = 0.9f, .top_k = 20, .top_p = 1, .repetition_penalty = 1, .seed = 99};
+    int counts[N] = {0};
+    double expected[N] = {0};
+    for (int i = 0; i < DRAWS; i++) {
+        uint32_t id;
+        memcpy(work, logits, sizeof work);
+        assert_int_equal(sampler_draw(sampler, &p, NULL, work, 0, (uint64_t)i, &id), 0);
+        counts[id]++;
+    }
+    size_t n;
+    const struct sampler_candidate *kept = sampler_kept(sampler, &n);
+    assert_int_equal(n, 20);
+    double chi_square = 0;
+    for (size_t i = 0; i < n; i++)
+        expected[kept[i].id] = kept[i].p * DRAWS;
+    for (int i = 0; i < N; i++) {
+        if (expected[i] == 0)
+            assert_int_equal(counts[i], 0);
+        else
+            chi_square += (counts[i] - expected[i]) * (counts[i] - expected[i]) / expected[i];
+    }
+    assert_true(chi_square < 52);
+    sampler_free(sampler);
+}
+
+/* Random123's kat_vectors for philox4x32 with 10 rounds. */
+static void generator_gives_the_known_answers(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t counter[4], key[2], out[4];
+    } known[] = {
+        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        uint32_t out[4];
+        sampler_philox(known[i].key, known[i].counter, out);
+        assert_memory_equal(out, known[i].out, sizeof out);
+    }
+}
+
+static void seed_sample_and_index_each_matter(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    static float logits[N], work[N];
+    struct sampler *sampler;
+    assert_int_equal(sampler_new(&sampler, N), 0);
+    struct sampler_params p = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 7};
+    uint32_t base, other;
+    memcpy(work, logits, sizeof work);
+    assert_int_equal(sampler_draw(sampler, &p, NULL, work, 0, 0, &base), 0);
+    for (int what = 0; what < 3; what++) {
+        struct sampler_params q = p;
+        q.seed += what == 0 ? UINT64_C(1) << 40 : 0;
+        memcpy(work, logits, sizeof work);
+        assert_int_equal(sampler_draw(sampler, &q, NULL, work, what == 1, what == 2, &other), 0);
+        assert_int_not_equal(base, other);
+    }
+    sampler_free(sampler);
+}
+
+static void padding_rows_and_nan_are_never_drawn(void **state)
+{
+    (void)state;
+    float logits[8] = {NAN, 1, 2, NAN, 0, 50, 60, 70}; /* ids from 5 on are padding */
+    struct sampler *sampler;
+    assert_int_equal(sampler_new(&sampler, 5), 0);
+    for (int i = 0; i < 200; i++) {
+        struct sampler_params p = {.temperature = i % 2 ? 5.0f : 0.0f,
+                                   .top_k = i % 3 ? 0 : 4,
+                                   .top_p = 1,
+                                   .repetition_penalty = 1};
+        uint32_t id;
+        assert_int_equal(sampler_draw(sampler, &p, NULL, logits, 0, (uint64_t)i, &id), 0);
+        assert_true(id == 1 || id == 2 || id == 4);
+    }
+    const struct sampler_candidate *top;
+    assert_int_equal(sampler_top(sampler, logits, 4, &top), 3);
+    assert_int_equal(top[0].id, 2);
+    assert_int_equal(top[1].id, 1);
+    assert_int_equal(top[2].id, 4);
+
+    float none[5] = {NAN, NAN, NAN, NAN, NAN};
+    struct sampler_params p = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    uint32_t id = 77;
+    assert_int_equal(sampler_draw(sampler, &p, NULL, none, 0, 0, &id), -EDOM);
+    assert_int_equal(id, 77);
+    sampler_free(sampler);
+}
+
+static void bad_values_are_named(void **state)
+{
+    (void)state;
+    const struct sampler_params good = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    char why[128] = "";
+    assert_int_equal(sampler_params_check(&good, why, sizeof why), 0);
+    struct sampler_params bad = good;
+    bad.temperature = NAN;
+    assert_int_equal(sampler_params_check(&bad, why, sizeof why), -EINVAL);
+    assert_non_null(strstr(why, "temperature"));
+    bad = good;
+    bad.top_p = 0;
+    assert_int_equal(sampler_params_check(&bad, why, sizeof why), -EINVAL);
+    assert_non_null(strstr(why, "top_p"));
+    bad = good;
+    bad.min_p = 1.5f;
+    assert_int_equal(sampler_params_check(&bad, why, sizeof why), -EINVAL);
+    assert_non_null(strstr(why, "min_p is 1.5"));
+    bad = good;
+    bad.repetition_penalty = -1;
+    assert_int_equal(sampler_params_check(&bad, why, sizeof why), -EINVAL);
+    bad = good;
+    bad.frequency_penalty = INFINITY;
+    assert_int_equal(sampler_params_check(&bad, why, sizeof why), -EINVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(agrees_with_the_reference),
+        cmocka_unit_test(draws_follow_the_probabilities),
+        cmocka_unit_test(generator_gives_the_known_answers),
+        cmocka_unit_test(seed_sample_and_index_each_matter),
+        cmocka_unit_test(padding_rows_and_nan_are_never_drawn),
+        cmocka_unit_test(bad_values_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
