@@ -62,7 +62,7 @@ int mm_arena_map(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, 
     if (policy == MM_HUGE_REQUIRE)
         return -ENOMEM;
     int r = mm_arena_map_kind(ret, size, MM_PAGES_THP, why, why_size);
-    if (r < 0)
+    if (r == -ENODEV)
         r = mm_arena_map_kind(ret, size, MM_PAGES_SMALL, why, why_size);
     if (r == 0)
         mm_why_add(why, why_size, "Using %s instead.", mm_page_kind_name(ret->kind));
