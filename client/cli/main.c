@@ -1,0 +1,134 @@
+/* quern, the shell tool: one verb a call. */
+#include "client/cli/cli.h"
+
+#include <locale.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *what;  /* for the list of verbs */
+    const char *usage; /* for its own help */
+} verbs[] = {
+    {"ask", cli_ask, "answer a question (chat form), streaming",
+     "quern ask [OPTION…] WORD…\n"
+     "  The words are the question. What is piped in is added to it:\n"
+     "    git diff | quern ask \"write a commit message\"\n"
+     "  --system TEXT          what the model is told first (default: the model's own)\n"},
+    {"chat", cli_chat, "talk, line by line",
+     "quern chat [OPTION…]\n"
+     "  A line that ends with \\ goes on. /help lists the commands. Ctrl-C stops an answer,\n"
+     "  Ctrl-D ends the chat.\n"
+     "  --system TEXT          what the model is told first\n"},
+    {"generate", cli_generate, "go on after a text, as it is",
+     "quern generate [OPTION…]\n"
+     "  Continues --prompt TEXT, --tokens IDS, or standard input.\n"
+     "  --output text|ids|json (default: text)\n"},
+    {"tokenize", cli_tokenize, "text to token ids",
+     "quern tokenize WORD… | quern tokenize -\n"
+     "  Prints the ids of the text (- or nothing: of standard input), separated by spaces.\n"},
+    {"detokenize", cli_detokenize, "token ids to text",
+     "quern detokenize ID… | quern detokenize -\n"
+     "  Prints the text of the ids, byte for byte.\n"},
+    {"score", cli_score, "log probability of each token of a text",
+     "quern score WORD… | quern score -\n"
+     "  A line for each token: id, natural log probability, text; then the sum and perplexity.\n"
+     "  --output text|json     (default: text)\n"},
+    {"status", cli_status, "what the service runs and how it is",
+     "quern status [OPTION…]\n"
+     "  --output text|json     (default: text)\n"
+     "  --wait                 wait until the model is loaded, with a progress bar\n"},
+};
+#define N_VERBS (sizeof verbs / sizeof verbs[0])
+
+static const char sampling_help[] =
+    "  --max-tokens N         end after N tokens\n"
+    "  --temperature T        0 takes the likeliest token each time\n"
+    "  --top-k K  --top-p P  --min-p P  --repetition-penalty R\n"
+    "  --presence-penalty A  --frequency-penalty A\n"
+    "  --seed N               same request and seed, same answer\n"
+    "  --stop TEXT            end before this text; may be given several times\n"
+    "  --priority interactive|normal|batch\n"
+    "  --deadline-ms N        give up after this time\n";
+
+static const char common_help[] =
+    "  --socket PATH          else $QUERN_SOCKET, else $XDG_RUNTIME_DIR/quern/quern.sock,\n"
+    "                         else /run/quern/quern.sock\n"
+    "Exit status: 0 done, 64 usage, 69 no service, 70 failure of the service, 75 busy,\n"
+    "130 stopped by Ctrl-C.\n";
+
+void cli_help(const char *verb)
+{
+    for (size_t i = 0; verb && i < N_VERBS; i++) {
+        if (strcmp(verbs[i].name, verb))
+            continue;
+        bool samples = !strcmp(verb, "ask") || !strcmp(verb, "chat") || !strcmp(verb, "generate");
+        printf("%s%s%s", verbs[i].usage, samples ? sampling_help : "", common_help);
+        return;
+    }
+    puts("quern VERB [OPTION…]   ask the language model service of this machine\n");
+    for (size_t i = 0; i < N_VERBS; i++)
+        printf("  %-11s %s\n", verbs[i].name, verbs[i].what);
+    printf("\nquern VERB --help says more; quern --version.\n%s", common_help);
+}
+
+int cli_fail(int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("quern: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return code;
+}
+
+/* Everything printed must have arrived: a full disk is an error, a reader that left is not news. */
+static int finish(int code)
+{
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return code ? code : cli_fail(CLI_OURS, "could not write the output: %m");
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");
+    signal(SIGPIPE, SIG_DFL); /* quern … | head ends as other tools do */
+    if (argc < 2) {
+        cli_help(NULL);
+        return CLI_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
+        cli_help(argc > 2 ? argv[2] : NULL);
+        return finish(CLI_OK);
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("quern %s\n", quern_version());
+        return finish(CLI_OK);
+    }
+    /* --socket may stand before the verb, too. */
+    int at = 1;
+    char *socket_option[2] = {NULL, NULL};
+    if (!strcmp(argv[1], "--socket") && argc > 3) {
+        socket_option[0] = argv[1];
+        socket_option[1] = argv[2];
+        at = 3;
+    }
+    for (size_t i = 0; i < N_VERBS; i++) {
+        if (strcmp(argv[at], verbs[i].name))
+            continue;
+        if (!socket_option[0])
+            return finish(verbs[i].run(argc - at, argv + at));
+        /* verb, --socket, PATH, the rest: reorder in place (argv[0] is not needed). */
+        char *verb = argv[at];
+        argv[1] = verb;
+        argv[2] = socket_option[0];
+        argv[3] = socket_option[1];
+        return finish(verbs[i].run(argc - 1, argv + 1));
+    }
+    return cli_fail(CLI_USAGE, "no verb \"%s\"; quern --help lists them", argv[at]);
+}

@@ -1,0 +1,226 @@
+/* The options of the shell tool: the same names for every verb. Numbers are checked here only for
+ * being numbers; what range a parameter has is the service's to say. */
+#include "client/cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPT_SOCKET = 256,
+    OPT_HELP,
+    OPT_PROMPT,
+    OPT_TOKENS,
+    OPT_SYSTEM,
+    OPT_OUTPUT,
+    OPT_WAIT,
+    OPT_MODEL,
+    OPT_MAX_TOKENS,
+    OPT_TEMPERATURE,
+    OPT_TOP_K,
+    OPT_TOP_P,
+    OPT_MIN_P,
+    OPT_REPETITION,
+    OPT_PRESENCE,
+    OPT_FREQUENCY,
+    OPT_SEED,
+    OPT_STOP,
+    OPT_PRIORITY,
+    OPT_DEADLINE,
+};
+
+static const struct option table[] = {
+    {"socket", required_argument, NULL, OPT_SOCKET},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"prompt", required_argument, NULL, OPT_PROMPT},
+    {"tokens", required_argument, NULL, OPT_TOKENS},
+    {"system", required_argument, NULL, OPT_SYSTEM},
+    {"output", required_argument, NULL, OPT_OUTPUT},
+    {"wait", no_argument, NULL, OPT_WAIT},
+    {"model", required_argument, NULL, OPT_MODEL},
+    {"max-tokens", required_argument, NULL, OPT_MAX_TOKENS},
+    {"temperature", required_argument, NULL, OPT_TEMPERATURE},
+    {"top-k", required_argument, NULL, OPT_TOP_K},
+    {"top-p", required_argument, NULL, OPT_TOP_P},
+    {"min-p", required_argument, NULL, OPT_MIN_P},
+    {"repetition-penalty", required_argument, NULL, OPT_REPETITION},
+    {"presence-penalty", required_argument, NULL, OPT_PRESENCE},
+    {"frequency-penalty", required_argument, NULL, OPT_FREQUENCY},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"stop", required_argument, NULL, OPT_STOP},
+    {"priority", required_argument, NULL, OPT_PRIORITY},
+    {"deadline-ms", required_argument, NULL, OPT_DEADLINE},
+    {NULL, 0, NULL, 0},
+};
+
+static const char *name_of(int value)
+{
+    for (const struct option *o = table; o->name; o++)
+        if (o->val == value)
+            return o->name;
+    return "?";
+}
+
+static int read_unsigned(const char *name, const char *text, uint64_t max, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 10);
+    if (!*text || *end || errno || strchr(text, '-') || v > max)
+        return cli_fail(CLI_USAGE, "--%s wants a whole number from 0 to %llu, not \"%s\"", name,
+                        (unsigned long long)max, text);
+    *ret = v;
+    return 0;
+}
+
+static int read_count(int option, const char *text, uint32_t *ret)
+{
+    uint64_t v;
+    int rc = read_unsigned(name_of(option), text, UINT32_MAX, &v);
+    if (!rc)
+        *ret = (uint32_t)v;
+    return rc;
+}
+
+static int read_float(int option, const char *text, float *ret)
+{
+    char *end;
+    float v = strtof(text, &end);
+    if (!*text || *end || !isfinite(v))
+        return cli_fail(CLI_USAGE, "--%s wants a number, not \"%s\"", name_of(option), text);
+    *ret = v;
+    return 0;
+}
+
+static int read_word(int option, const char *text, const char *const *words, int n, int *ret)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(text, words[i])) {
+            *ret = i;
+            return 0;
+        }
+    return cli_fail(CLI_USAGE, "--%s does not know \"%s\"; quern --help VERB lists the words",
+                    name_of(option), text);
+}
+
+/* Sampling parameters: each sets its bit in `given`. */
+static int read_sampling(struct quern_request *r, int option, const char *text)
+{
+    switch (option) {
+    case OPT_MAX_TOKENS:
+        r->given |= QUERN_GIVEN_MAX_TOKENS;
+        return read_count(option, text, &r->max_tokens);
+    case OPT_TEMPERATURE:
+        r->given |= QUERN_GIVEN_TEMPERATURE;
+        return read_float(option, text, &r->temperature);
+    case OPT_TOP_K:
+        r->given |= QUERN_GIVEN_TOP_K;
+        return read_count(option, text, &r->top_k);
+    case OPT_TOP_P:
+        r->given |= QUERN_GIVEN_TOP_P;
+        return read_float(option, text, &r->top_p);
+    case OPT_MIN_P:
+        r->given |= QUERN_GIVEN_MIN_P;
+        return read_float(option, text, &r->min_p);
+    case OPT_REPETITION:
+        r->given |= QUERN_GIVEN_REPETITION;
+        return read_float(option, text, &r->repetition);
+    case OPT_PRESENCE:
+        r->given |= QUERN_GIVEN_PRESENCE;
+        return read_float(option, text, &r->presence);
+    case OPT_FREQUENCY:
+        r->given |= QUERN_GIVEN_FREQUENCY;
+        return read_float(option, text, &r->frequency);
+    default:
+        r->given |= QUERN_GIVEN_SEED;
+        return read_unsigned(name_of(option), text, UINT64_MAX, &r->seed);
+    }
+}
+
+static int read_option(struct cli_options *o, int option, const char *text)
+{
+    static const char *const outputs[] = {"text", "ids", "json"};
+    static const char *const priorities[] = {"normal", "interactive", "batch"};
+    int word = 0, rc = 0;
+    switch (option) {
+    case OPT_SOCKET:
+        o->socket = text;
+        return 0;
+    case OPT_PROMPT:
+        o->prompt = text;
+        return 0;
+    case OPT_TOKENS:
+        o->tokens = text;
+        return 0;
+    case OPT_SYSTEM:
+        o->system = text;
+        return 0;
+    case OPT_WAIT:
+        o->wait = true;
+        return 0;
+    case OPT_MODEL:
+        o->request.model = text;
+        return 0;
+    case OPT_OUTPUT:
+        rc = read_word(option, text, outputs, 3, &word);
+        o->output = (enum cli_output)word;
+        return rc;
+    case OPT_PRIORITY:
+        rc = read_word(option, text, priorities, 3, &word);
+        o->request.priority = (enum quern_priority)word;
+        return rc;
+    case OPT_DEADLINE:
+        return read_count(option, text, &o->request.deadline_ms);
+    case OPT_STOP:
+        if (o->request.n_stops == CLI_STOPS_MAX)
+            return cli_fail(CLI_USAGE, "--stop may be given at most %d times", CLI_STOPS_MAX);
+        o->stops[o->request.n_stops++] = text;
+        return 0;
+    default:
+        return read_sampling(&o->request, option, text);
+    }
+}
+
+/* Whether `name` is one of the space-separated words of `allowed`. */
+static bool is_allowed(const char *allowed, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *p = allowed; (p = strstr(p, name)); p += n)
+        if ((p == allowed || p[-1] == ' ') && (p[n] == ' ' || !p[n]))
+            return true;
+    return false;
+}
+
+int cli_options_read(struct cli_options *ret, const char *verb, const char *allowed, int argc,
+                     char **argv)
+{
+    memset(ret, 0, sizeof *ret);
+    quern_request_init(&ret->request);
+    ret->request.stops = ret->stops;
+    optind = 0; /* glibc: start anew */
+    opterr = 0;
+    for (;;) {
+        int at = optind ? optind : 1;
+        int c = getopt_long(argc, argv, "h", table, NULL);
+        if (c == -1)
+            break;
+        if (c == OPT_HELP || c == 'h') {
+            cli_help(verb);
+            return -1;
+        }
+        if (c == '?')
+            return cli_fail(CLI_USAGE,
+                            "%s: \"%s\" is no option, or lacks its value; quern %s --help", verb,
+                            argv[at], verb);
+        if (c != OPT_SOCKET && !is_allowed(allowed, name_of(c)))
+            return cli_fail(CLI_USAGE, "%s takes no --%s; quern %s --help", verb, name_of(c), verb);
+        int rc = read_option(ret, c, optarg);
+        if (rc)
+            return rc;
+    }
+    ret->words = argv + optind;
+    ret->n_words = argc - optind;
+    return CLI_OK;
+}

@@ -1,0 +1,78 @@
+/* quern status: what the service runs and how it is. The service sends lines of key=value. */
+#include "client/cli/cli.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct status {
+    char *text;
+    size_t size;
+};
+
+static int collect_status(void *arg, const struct quern_event *event)
+{
+    struct status *s = arg;
+    if (event->type != QUERN_EVENT_DATA)
+        return 0;
+    char *more = realloc(s->text, s->size + event->data_size + 1);
+    if (!more)
+        return cli_fail(1, "out of memory");
+    s->text = more;
+    memcpy(s->text + s->size, event->data, event->data_size);
+    s->size += event->data_size;
+    s->text[s->size] = 0;
+    return 0;
+}
+
+/* key=value lines as a table, or as one JSON object of strings. */
+static void print_status(char *text, enum cli_output output)
+{
+    json_t *object = json_object();
+    char *rest = text;
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        char *value = strchr(line, '=');
+        if (!value)
+            continue;
+        *value++ = 0;
+        if (output == CLI_OUTPUT_JSON)
+            json_object_set_new(object, line, json_string(value));
+        else
+            printf("%-24s %s\n", line, value);
+    }
+    if (output == CLI_OUTPUT_JSON) {
+        json_dumpf(object, stdout, JSON_INDENT(2));
+        putchar('\n');
+    }
+    json_decref(object);
+}
+
+int cli_status(int argc, char **argv)
+{
+    struct cli_options o;
+    int rc = cli_options_read(&o, "status", "output wait", argc, argv);
+    if (rc)
+        return rc < 0 ? CLI_OK : rc;
+    if (o.n_words || o.output == CLI_OUTPUT_IDS)
+        return cli_fail(CLI_USAGE, "status takes no words, and prints text or json");
+    quern *q = NULL;
+    rc = cli_connect(&q, &o);
+    if (!rc && o.wait) { /* info needs the model: its answer comes when that is loaded */
+        struct quern_result result;
+        struct quern_request info = o.request;
+        info.op = QUERN_OP_INFO;
+        rc = cli_run(q, &info, NULL, NULL, &result);
+    }
+    if (!rc) {
+        struct quern_result result;
+        struct status s = {0};
+        o.request.op = QUERN_OP_STATUS;
+        rc = cli_run(q, &o.request, collect_status, &s, &result);
+        if (rc == CLI_OK && s.text)
+            print_status(s.text, o.output);
+        free(s.text);
+    }
+    quern_close(q);
+    return rc;
+}
