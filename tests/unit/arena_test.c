@@ -1,0 +1,273 @@
+/* Arenas on every kind of page that the machine gives, with the pools as they are found, and as a
+ * user without capabilities. */
+#define _GNU_SOURCE /* MAP_HUGETLB and friends */
+#include "mm/arena.h"
+#include "tests/support/confined.h"
+#include "tests/support/hugepool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MIB  (1024ull * 1024)
+#define SIZE (5 * MIB + 12345)
+
+struct backing {       /* what smaps says of a span */
+    uint64_t resident; /* bytes present, huge or not */
+    bool dumped;
+};
+
+static struct backing look_at(const struct mm_arena *arena)
+{
+    struct backing backing = {.dumped = false};
+    FILE *file = fopen("/proc/self/smaps", "re");
+    assert_non_null(file);
+    char line[512];
+    bool inside = false;
+    while (fgets(line, sizeof line, file) != NULL) {
+        uint64_t start, end, kib;
+        char flags[256];
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2)
+            inside = start < (uintptr_t)arena->base + arena->size && end > (uintptr_t)arena->base;
+        else if (inside && (sscanf(line, "Rss: %" SCNu64, &kib) == 1 ||
+                            sscanf(line, "Shared_Hugetlb: %" SCNu64, &kib) == 1 ||
+                            sscanf(line, "Private_Hugetlb: %" SCNu64, &kib) == 1))
+            backing.resident += kib * 1024;
+        else if (inside && sscanf(line, "VmFlags: %255[^\n]", flags) == 1)
+            backing.dumped |= strstr(flags, "dd") == NULL;
+    }
+    fclose(file);
+    return backing;
+}
+
+static unsigned count_open_files(void)
+{
+    unsigned n = 0;
+    for (int fd = 0; fd < 256; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void check_arena(struct mm_arena *arena, enum mm_page_kind kind, size_t size)
+{
+    assert_int_equal(arena->kind, kind);
+    assert_true(arena->size >= size && arena->size < size + mm_page_kind_bytes(kind));
+    assert_int_equal((uintptr_t)arena->base % mm_page_kind_bytes(kind), 0);
+    bool hugetlb = kind == MM_PAGES_HUGE_1G || kind == MM_PAGES_HUGE_2M;
+    assert_int_equal(arena->fd >= 0, hugetlb);
+    assert_true(!hugetlb || arena->locked);
+    struct backing backing = look_at(arena);
+    assert_true(backing.resident >= arena->size); /* populated: no fault is left to happen */
+    assert_false(backing.dumped);
+    for (size_t i = 0; i < arena->size; i += 509)
+        assert_int_equal(arena->base[i], 0);
+    memset(arena->base, 0xa5, arena->size);
+}
+
+/* Maps SIZE bytes on pages of a kind from a pool that may have to grow first; other programs may be
+ * quicker to take what it grew by, so several times. */
+static void try_hugetlb(enum mm_page_kind kind)
+{
+    size_t page = mm_page_kind_bytes(kind);
+    unsigned files = count_open_files();
+    struct mm_arena arena;
+    char why[1024] = "";
+    for (int attempt = 0; attempt < 5; attempt++) {
+        unsigned grown = hugepool_grow(page / 1024, (unsigned)((SIZE + page - 1) / page));
+        int r = mm_arena_map_kind(&arena, SIZE, kind, why, sizeof why);
+        if (r == 0) {
+            check_arena(&arena, kind, SIZE);
+            mm_arena_unmap(&arena);
+        }
+        hugepool_shrink(page / 1024, grown);
+        assert_int_equal(count_open_files(), files);
+        if (r == 0)
+            return;
+    }
+    print_message("no %s here: %s\n", mm_page_kind_name(kind), why);
+    skip();
+}
+
+static void huge_pages_of_2_mib(void **state)
+{
+    (void)state;
+    try_hugetlb(MM_PAGES_HUGE_2M);
+}
+
+static void huge_pages_of_1_gib(void **state)
+{
+    (void)state;
+    uint64_t ordinary, hugetlb;
+    assert_int_equal(mm_memory_available(&ordinary, &hugetlb), 0);
+    if (ordinary < 4096 * MIB)
+        skip();
+    try_hugetlb(MM_PAGES_HUGE_1G);
+}
+
+static void transparent_and_small_pages(void **state)
+{
+    (void)state;
+    struct mm_arena arena;
+    char why[1024] = "";
+    int r = mm_arena_map_kind(&arena, SIZE, MM_PAGES_THP, why, sizeof why);
+    if (r == -ENODEV) {
+        assert_non_null(strstr(why, "transparent_hugepage"));
+    } else {
+        assert_int_equal(r, 0);
+        if (arena.kind == MM_PAGES_THP) /* else memory is fragmented, which was said */
+            check_arena(&arena, MM_PAGES_THP, SIZE);
+        else
+            assert_non_null(strstr(why, "fragmented"));
+        mm_arena_unmap(&arena);
+    }
+    why[0] = '\0';
+    assert_int_equal(mm_arena_map_kind(&arena, SIZE, MM_PAGES_SMALL, why, sizeof why), 0);
+    check_arena(&arena, MM_PAGES_SMALL, SIZE);
+    mm_arena_unmap(&arena);
+    assert_null(arena.base);
+    mm_arena_unmap(&arena);
+    mm_arena_unmap(NULL);
+}
+
+static void off_means_small_pages_and_no_words(void **state)
+{
+    (void)state;
+    struct mm_arena arena;
+    char why[1024] = "old";
+    assert_int_equal(mm_arena_map(&arena, 1, MM_HUGE_OFF, why, sizeof why), 0);
+    check_arena(&arena, MM_PAGES_SMALL, 1);
+    mm_arena_unmap(&arena);
+    if (geteuid() == 0)
+        assert_string_equal(why, "");
+}
+
+static void a_short_pool_is_said_with_the_number_of_pages(void **state)
+{
+    (void)state;
+    struct mm_arena arena = {.fd = -7};
+    char why[1024];
+    const size_t tib = 1ull << 40;
+    unsigned files = count_open_files();
+    assert_int_equal(mm_arena_map(&arena, tib, MM_HUGE_REQUIRE, why, sizeof why), -ENOMEM);
+    assert_non_null(strstr(why, "of the 524288 pages needed"));
+    assert_non_null(strstr(why, "hugeadm --pool-pages-min 2MB:"));
+    assert_non_null(strstr(why, "vm.nr_hugepages="));
+    assert_int_equal(mm_arena_map(&arena, tib, MM_HUGE_PREFER, why, sizeof why), -ENOMEM);
+    assert_non_null(strstr(why, "1048576 MiB are needed"));
+    assert_int_equal(mm_arena_map(&arena, tib, MM_HUGE_OFF, why, sizeof why), -ENOMEM);
+    assert_int_equal(arena.fd, -7); /* untouched */
+    assert_int_equal(count_open_files(), files);
+}
+
+static void prefer_steps_down_and_says_so(void **state)
+{
+    (void)state;
+    uint64_t ordinary, hugetlb;
+    assert_int_equal(mm_memory_available(&ordinary, &hugetlb), 0);
+    size_t size = hugetlb + 64 * MIB; /* more than the pool has */
+    if (size > 1024 * MIB || ordinary < 2 * size)
+        skip();
+    struct mm_arena arena;
+    char why[1024];
+    assert_int_equal(mm_arena_map(&arena, size, MM_HUGE_PREFER, why, sizeof why), 0);
+    if (arena.kind >= MM_PAGES_THP) { /* another test may have grown the pool meanwhile */
+        assert_non_null(strstr(why, "hugeadm"));
+        assert_non_null(strstr(why, mm_page_kind_name(arena.kind)));
+    }
+    mm_arena_unmap(&arena);
+}
+
+static void sizes_that_cannot_be(void **state)
+{
+    (void)state;
+    struct mm_arena arena = {.fd = -7};
+    for (int policy = MM_HUGE_PREFER; policy <= MM_HUGE_OFF; policy++) {
+        assert_int_equal(mm_arena_map(&arena, 0, (enum mm_huge_policy)policy, NULL, 0), -EINVAL);
+        assert_int_equal(mm_arena_map(&arena, SIZE_MAX, (enum mm_huge_policy)policy, NULL, 0),
+                         -ENOMEM);
+        assert_int_equal(
+            mm_arena_map(&arena, SIZE_MAX / 2 + 1, (enum mm_huge_policy)policy, NULL, 0), -ENOMEM);
+    }
+    for (int kind = MM_PAGES_HUGE_1G; kind <= MM_PAGES_SMALL; kind++) {
+        assert_int_equal(mm_arena_map_kind(&arena, 0, (enum mm_page_kind)kind, NULL, 0), -EINVAL);
+        assert_true(mm_arena_map_kind(&arena, SIZE_MAX, (enum mm_page_kind)kind, NULL, 0) < 0);
+    }
+    assert_int_equal(arena.fd, -7);
+}
+
+/* In a child of an ordinary user: memory, but not locked, and that is said. */
+static int map_as_nobody(void *arg)
+{
+    (void)arg;
+    struct mm_arena arena;
+    char why[1024];
+    if (mm_arena_map(&arena, 8 * MIB, MM_HUGE_OFF, why, sizeof why) < 0)
+        return __LINE__ % 128;
+    memset(arena.base, 1, arena.size);
+#ifndef QUERN_SANITIZE /* the sanitizers make mlock do nothing and succeed */
+    if (arena.locked)
+        return __LINE__ % 128;
+    if (strstr(why, "LimitMEMLOCK") == NULL)
+        return __LINE__ % 128;
+#endif
+    mm_arena_unmap(&arena);
+    return 0;
+}
+
+static void a_small_lock_limit_is_no_error(void **state)
+{
+    (void)state;
+    struct confinement confinement = {.unprivileged = 1, .memlock_bytes = 64 * 1024};
+    assert_int_equal(confined_run(&confinement, map_as_nobody, NULL), 0);
+}
+
+static int map_without_memfd(void *arg)
+{
+    (void)arg;
+    struct mm_arena arena;
+    char why[1024];
+    if (mm_arena_map(&arena, 8 * MIB, MM_HUGE_REQUIRE, why, sizeof why) != -ENOMEM)
+        return __LINE__ % 128;
+    if (why[0] == '\0')
+        return __LINE__ % 128;
+    if (mm_arena_map(&arena, 8 * MIB, MM_HUGE_PREFER, why, sizeof why) < 0)
+        return __LINE__ % 128;
+    if (arena.kind < MM_PAGES_THP || arena.fd != -1 || strstr(why, "instead") == NULL)
+        return __LINE__ % 128;
+    mm_arena_unmap(&arena);
+    return 0;
+}
+
+static void without_memfd_create_the_next_kind_is_taken(void **state)
+{
+    (void)state;
+    static const int denied[] = {SYS_memfd_create, -1};
+    struct confinement confinement = {.denied_syscalls = denied};
+    assert_int_equal(confined_run(&confinement, map_without_memfd, NULL), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(huge_pages_of_2_mib),
+        cmocka_unit_test(huge_pages_of_1_gib),
+        cmocka_unit_test(transparent_and_small_pages),
+        cmocka_unit_test(off_means_small_pages_and_no_words),
+        cmocka_unit_test(a_short_pool_is_said_with_the_number_of_pages),
+        cmocka_unit_test(prefer_steps_down_and_says_so),
+        cmocka_unit_test(sizes_that_cannot_be),
+        cmocka_unit_test(a_small_lock_limit_is_no_error),
+        cmocka_unit_test(without_memfd_create_the_next_kind_is_taken),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
