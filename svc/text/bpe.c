@@ -1,0 +1,238 @@
+/* Tables for the border test, and the walk that uses it. */
+#include "svc/text/bpe.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t pair_hash(uint32_t left, uint32_t right)
+{
+    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
+}
+
+/* The rank of the merge of two tokens, or TRIE_NONE. Most pairs have none: their slot is free, or
+ * holds another fingerprint, and one look at a table of 2 MiB decides. */
+static inline uint32_t pair_rank(const struct bpe *bpe, uint32_t left, uint32_t right)
+{
+    uint64_t h = pair_hash(left, right) * 0xD6E8FEB86659FD93u;
+    uint32_t mask = (1u << bpe->slot_bits) - 1, rank_mask = (1u << bpe->rank_bits) - 1;
+    uint32_t print = (uint32_t)h & ~rank_mask;
+
+    for (uint32_t i = (uint32_t)(h >> (64 - bpe->slot_bits));; i = (i + 1) & mask) {
+        uint32_t slot = bpe->slots[i];
+        if (slot == 0)
+            return TRIE_NONE;
+        if ((slot & ~rank_mask) == print) {
+            uint32_t rank = (slot & rank_mask) - 1;
+            const struct bpe_merge *m = &bpe->merges[rank];
+            if (m->left == left && m->right == right)
+                return rank;
+        }
+    }
+}
+
+static void pair_put(struct bpe *bpe, uint32_t rank)
+{
+    const struct bpe_merge *m = &bpe->merges[rank];
+    uint64_t h = pair_hash(m->left, m->right) * 0xD6E8FEB86659FD93u;
+    uint32_t mask = (1u << bpe->slot_bits) - 1, rank_mask = (1u << bpe->rank_bits) - 1;
+    uint32_t i = (uint32_t)(h >> (64 - bpe->slot_bits));
+
+    while (bpe->slots[i] != 0)
+        i = (i + 1) & mask;
+    bpe->slots[i] = ((uint32_t)h & ~rank_mask) | (rank + 1);
+}
+
+/* Whether no merge of a rank below `limit` joins across the border between two tokens while the
+ * process makes them. Goes back in time: undoes the younger of the two that meet at the border, and
+ * looks whether those that met before would have been joined first. At equal rank the process goes
+ * left to right: it undoes the right one first, whose own merge then comes after one across. */
+static bool border_holds(const struct bpe *bpe, uint32_t left, uint32_t right, uint32_t limit)
+{
+    const struct bpe_token *tokens = bpe->tokens;
+
+    for (;;) {
+        uint32_t rank = pair_rank(bpe, left, right);
+        if (rank < limit)
+            return false;
+        uint32_t born_left = tokens[left].born, born_right = tokens[right].born;
+        if (born_left > born_right) {
+            limit = born_left - 1; /* one of the same rank comes after */
+            left = tokens[left].right;
+        } else if (born_right > 0) {
+            limit = born_right; /* one of the same rank comes before */
+            right = tokens[right].left;
+        } else {
+            return true; /* two bytes */
+        }
+    }
+}
+
+/* Works out which merge makes each token when it stands alone; wherever the token appears, it came
+ * about the same way, since no merge crossed its borders. Ranks ascend, so that the parts are known
+ * when a merge is looked at; a merge whose part came later would break the order of time that
+ * border_holds goes back along. */
+static int tokens_define(struct bpe *bpe, const struct trie_source *source, char *why,
+                         size_t why_size)
+{
+    for (uint32_t i = 0; i < bpe->n_tokens; i++) {
+        bpe->tokens[i] = (struct bpe_token){TRIE_NONE, i, i, TRIE_NONE}; /* not made so far */
+        bpe->lens[i] = (uint16_t)(source->offsets[i + 1] - source->offsets[i]);
+    }
+    for (unsigned b = 0; b < 256; b++) {
+        char byte = (char)b;
+        uint32_t id = trie_find(&bpe->trie, &byte, 1);
+        if (id == TRIE_NONE) {
+            snprintf(why, why_size, "the vocabulary has no token for the byte 0x%02x", b);
+            return -EINVAL;
+        }
+        bpe->tokens[id].born = 0;
+    }
+    for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
+        const struct bpe_merge *m = &bpe->merges[rank];
+        struct bpe_token *t = &bpe->tokens[m->token];
+        if (bpe->tokens[m->left].born == TRIE_NONE || bpe->tokens[m->right].born == TRIE_NONE)
+            continue; /* no text has such neighbours */
+        if (pair_rank(bpe, m->left, m->right) != TRIE_NONE) {
+            snprintf(why, why_size, "merge %u of tokens %u and %u is there twice", rank, m->left,
+                     m->right);
+            return -EINVAL;
+        }
+        bool alone = t->born == TRIE_NONE && border_holds(bpe, m->left, m->right, rank);
+        pair_put(bpe, rank);
+        if (alone)
+            *t = (struct bpe_token){rank + 1, m->left, m->right, TRIE_NONE};
+    }
+    for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
+        const struct bpe_merge *m = &bpe->merges[rank];
+        uint32_t left = bpe->tokens[m->left].born, right = bpe->tokens[m->right].born;
+        if ((left != TRIE_NONE && left > rank) || (right != TRIE_NONE && right > rank)) {
+            snprintf(why, why_size, "merge %u joins token %u, which only a later merge makes", rank,
+                     left != TRIE_NONE && left > rank ? m->left : m->right);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+/* Leaves in the trie only the tokens that are their own encoding, and finds for each the next
+ * shorter one. */
+static int trie_finish(struct bpe *bpe, const struct trie_source *source)
+{
+    bool *made = malloc(bpe->n_tokens);
+    uint32_t n_made = 0, same[2];
+    int r = made ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
+        made[i] = bpe->tokens[i].born != TRIE_NONE;
+        n_made += made[i];
+    }
+    if (r == 0 && n_made < bpe->trie.n_taken) {
+        struct trie trie;
+        r = trie_init(&trie, source, made, same);
+        if (r == 0) {
+            trie_done(&bpe->trie);
+            bpe->trie = trie;
+        }
+    }
+    for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
+        size_t len;
+        if (made[i])
+            bpe->tokens[i].shorter = trie_longest(&bpe->trie, source->bytes + source->offsets[i],
+                                                  bpe->lens[i] - 1u, &len);
+    }
+    free(made);
+    return r;
+}
+
+int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *plain,
+             struct bpe_merge *merges, uint32_t n_merges, char *why, size_t why_size)
+{
+    struct bpe bpe = {.n_tokens = source->n_tokens, .n_merges = n_merges};
+    int r = -ENOMEM;
+
+    bpe.rank_bits = 1;
+    while ((n_merges + 1) >> bpe.rank_bits)
+        bpe.rank_bits++;
+    bpe.slot_bits = bpe.rank_bits + 1; /* at most half full */
+    bpe.slots = calloc((size_t)1 << bpe.slot_bits, sizeof *bpe.slots);
+    bpe.tokens = malloc(sizeof *bpe.tokens * bpe.n_tokens);
+    bpe.lens = malloc(sizeof *bpe.lens * bpe.n_tokens);
+    if (!bpe.slots || !bpe.tokens || !bpe.lens)
+        goto free_tables;
+    bpe.trie = *plain;
+    bpe.merges = merges;
+    r = tokens_define(&bpe, source, why, why_size);
+    if (r == 0)
+        r = trie_finish(&bpe, source);
+    if (r < 0)
+        goto free_tables;
+    *plain = (struct trie){0};
+    *ret = bpe;
+    return 0;
+
+free_tables:
+    if (r == -ENOMEM)
+        snprintf(why, why_size, "not enough memory for the merges of %u tokens", bpe.n_tokens);
+    free(bpe.slots);
+    free(bpe.tokens);
+    free(bpe.lens);
+    return r;
+}
+
+void bpe_done(struct bpe *bpe)
+{
+    trie_done(&bpe->trie);
+    free(bpe->tokens);
+    free(bpe->lens);
+    free(bpe->merges);
+    free(bpe->slots);
+    *bpe = (struct bpe){0};
+}
+
+size_t bpe_size(const struct bpe *bpe)
+{
+    return trie_bytes(&bpe->trie) + (sizeof *bpe->slots << bpe->slot_bits) +
+           sizeof *bpe->merges * bpe->n_merges +
+           (sizeof *bpe->tokens + sizeof *bpe->lens) * bpe->n_tokens;
+}
+
+size_t bpe_encode(const struct bpe *bpe, const char *s, size_t n, void *scratch,
+                  const uint32_t **ret_ids)
+{
+    uint64_t *blocked = scratch; /* a bit a position: no encoding of the piece has a border here */
+    uint32_t *ids = (uint32_t *)(blocked + n / 64 + 1);
+    size_t pos = 0, n_ids = 0, len;
+    uint32_t next = trie_longest(&bpe->trie, s, n, &len);
+
+    *ret_ids = ids;
+    if (len == n) {
+        ids[0] = next;
+        return 1;
+    }
+    memset(blocked, 0, (n / 64 + 1) * sizeof *blocked);
+    while (pos < n) {
+        size_t end = pos + len;
+        if (!(blocked[end / 64] >> end % 64 & 1) &&
+            (n_ids == 0 || border_holds(bpe, ids[n_ids - 1], next, TRIE_NONE))) {
+            ids[n_ids++] = next;
+            pos = end;
+            if (pos < n)
+                next = trie_longest(&bpe->trie, s + pos, n - pos, &len);
+            continue;
+        }
+        next = bpe->tokens[next].shorter;
+        if (next == TRIE_NONE) {
+            /* Nothing fits here: so the token before was wrong. */
+            assert(n_ids > 0);
+            blocked[pos / 64] |= (uint64_t)1 << pos % 64;
+            next = ids[--n_ids];
+            pos -= bpe->lens[next];
+        }
+        len = bpe->lens[next];
+    }
+    return n_ids;
+}
