@@ -111,14 +111,15 @@ _Static_assert(offsetof(struct ipc_refusal, sentence) == 16, "refusal.sentence")
 /* ---- The words at the start of each region ------------------------------------------------- */
 
 /*
- * A `wants` word says what its owner sleeps for: bits 0–1 are the reasons, bits 2–31 a count that
+ * A `wants` word says what its owner sleeps for: bits 0–1 are the reasons, bits 2–63 a count that
  * its owner raises each time it arms the word, so that the other side rings once for each arming.
  * Zero reasons: awake, do not ring.
  */
-#define IPC_WANT_RECORDS 1u /* ring when a tail of yours moves: there is something to read */
-#define IPC_WANT_ROOM    2u /* ring when a head of yours moves: there is room to write */
-#define IPC_WANT_MASK    3u
-#define IPC_WANT_STEP    4u
+#define IPC_WANT_RECORDS                                                                           \
+    UINT64_C(1)                   /* ring when a tail of yours moves: there is something to read */
+#define IPC_WANT_ROOM UINT64_C(2) /* ring when a head of yours moves: there is room to write */
+#define IPC_WANT_MASK UINT64_C(3)
+#define IPC_WANT_STEP UINT64_C(4)
 
 struct ipc_request_words { /* offset 0 of the request region; the client writes, no one else */
     uint64_t submit_tail;  /* submission records published */
@@ -126,8 +127,8 @@ struct ipc_request_words { /* offset 0 of the request region; the client writes,
     uint64_t event_head; /* event records read: their slots may be used again */
     uint64_t reply_head; /* reply bytes read */
     uint8_t pad1[48];
-    uint32_t client_wants; /* what the client sleeps for */
-    uint8_t pad2[60];
+    uint64_t client_wants; /* what the client sleeps for */
+    uint8_t pad2[56];
 };
 _Static_assert(sizeof(struct ipc_request_words) == 192, "request words");
 _Static_assert(offsetof(struct ipc_request_words, submit_tail) == 0, "submit_tail");
@@ -140,8 +141,8 @@ struct ipc_reply_words { /* offset 0 of the reply region; the service writes, no
     uint8_t pad0[56];
     uint64_t submit_head; /* submission records taken, their request bytes copied: both are free */
     uint8_t pad1[56];
-    uint32_t service_wants; /* what the service sleeps for */
-    uint8_t pad2[60];
+    uint64_t service_wants; /* what the service sleeps for */
+    uint8_t pad2[56];
 };
 _Static_assert(sizeof(struct ipc_reply_words) == 192, "reply words");
 _Static_assert(offsetof(struct ipc_reply_words, event_tail) == 0, "event_tail");
@@ -198,10 +199,11 @@ _Static_assert(sizeof(struct ipc_chat_entry) == 8, "chat entry");
 #define IPC_GIVEN_MAX_TOKENS  0x100u
 #define IPC_GIVEN_ALL         0x1ffu
 
-#define IPC_STOPS_MAX      16u
-#define IPC_STOP_BYTES_MAX 256u /* of one stop string */
-#define IPC_LOGPROBS_MAX   20u
-#define IPC_SAMPLES_MAX    64u
+#define IPC_STOPS_MAX       16u
+#define IPC_STOP_BYTES_MAX  256u /* of one stop string */
+#define IPC_MODEL_BYTES_MAX 64u  /* of a model's name */
+#define IPC_LOGPROBS_MAX    20u
+#define IPC_SAMPLES_MAX     64u
 
 enum ipc_priority { IPC_PRIORITY_NORMAL = 0, IPC_PRIORITY_INTERACTIVE = 1, IPC_PRIORITY_BATCH = 2 };
 #define IPC_PRIORITY_LAST 2

@@ -23,9 +23,14 @@ struct ipc_part {
     uint32_t role; /* enum ipc_role; of a stop string 0 */
 };
 
-/* Walk a chat input or a stop list that passed ipc_request_check: *cursor starts at 0; 1 and the
- * next part in *ret, or 0 at the end; -EINVAL where the form is broken. */
-int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, uint32_t *cursor,
+struct ipc_chat_cursor {
+    uint32_t index;  /* of the next message */
+    uint32_t offset; /* of its text */
+};
+
+/* Walk a chat input or a stop list: the cursor starts at zero; 1 and the next part in *ret, or 0 at
+ * the end; -EINVAL where the form is broken, which does not happen after ipc_request_check. */
+int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, struct ipc_chat_cursor *cursor,
                   struct ipc_part *ret);
 int ipc_stop_next(const uint8_t *stops, uint32_t stop_bytes, uint32_t *cursor,
                   struct ipc_part *ret);

@@ -26,70 +26,25 @@
 #ifndef QUERN_IPC_SESSION_H
 #define QUERN_IPC_SESSION_H
 
+#include "ipc/handshake.h"
 #include "ipc/layout.h"
+#include "ipc/socket.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-/* ---- The listening socket -------------------------------------------------------------------- */
-
-struct ipc_listener {
-    int fd;      /* listening, non-blocking, close-on-exec */
-    int lock_fd; /* holds the lock on `path`.lock; -1 for an inherited socket */
-    char *path;  /* removed by ipc_listener_done; NULL for an inherited socket */
-};
-
-/* Binds a SOCK_SEQPACKET socket at path with the given permission bits and listens. A socket that
- * nobody listens on any more is replaced; one that somebody listens on is -EADDRINUSE; something
- * that is no socket is -EEXIST and left alone. why gets one sentence on failure. */
-int ipc_listener_init(struct ipc_listener *ret, const char *path, mode_t mode, char *why,
-                      size_t why_size);
-
-/* Takes over a socket that systemd handed us; -EINVAL unless it is AF_UNIX, SOCK_SEQPACKET and
- * listening. Owns fd on success. */
-int ipc_listener_init_fd(struct ipc_listener *ret, int fd, char *why, size_t why_size);
-void ipc_listener_done(struct ipc_listener *listener); /* closes, removes path; {-1, -1, NULL} ok */
-
-/* Who connected, as the kernel tells it. */
-struct ipc_peer {
-    int fd;    /* the socket: non-blocking, close-on-exec */
-    int pidfd; /* readable when that process has exited; -1 where the pid is not visible to us */
-    pid_t pid; /* 0 where it is not visible */
-    uid_t uid;
-    gid_t gid;
-};
-
-/* Accepts one connection. 0; -EAGAIN: none is waiting; -EACCES: the overflow uid (65534) was
- * refused, look again; any other -errno (-EMFILE …). */
-int ipc_accept(int listen_fd, struct ipc_peer *ret);
-
 /* ---- The session ------------------------------------------------------------------------------- */
 
 struct ipc_session;
-
-struct ipc_sizes {
-    uint32_t submit_entries; /* power of two */
-    uint32_t event_entries;  /* power of two */
-    uint32_t request_bytes;  /* multiple of IPC_PAGE */
-    uint32_t reply_bytes;    /* multiple of IPC_PAGE */
-};
-
-struct ipc_limits {
-    struct ipc_sizes preset; /* what a client gets that does not ask */
-    struct ipc_sizes max;    /* what the largest ask is cut down to */
-    uint32_t
-        requests_max; /* in flight at once; cut down to what the event ring can keep room for */
-};
-
-/* 256 submissions, 1,024 events, 1 MiB each way; at most 4,096, 65,536, 16 MiB; 64 in flight. */
-extern const struct ipc_limits ipc_limits_default;
 
 /* Takes over peer->fd and peer->pidfd, also on failure. -ENOMEM. */
 int ipc_session_new(struct ipc_session **ret, const struct ipc_peer *peer);
 
 /* Punches both regions empty, unmaps and closes everything. NULL is fine. */
 void ipc_session_free(struct ipc_session *session);
+/* The same without punching: for a service that ends and wants its last events to be read. */
+void ipc_session_leave(struct ipc_session *session);
 
 const struct ipc_peer *ipc_session_peer(const struct ipc_session *session);
 bool ipc_session_is_open(const struct ipc_session *session);    /* the welcome was sent */

@@ -1,0 +1,259 @@
+/* What a valid request is: see request.h. */
+#include "ipc/request.h"
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+__attribute__((format(printf, 3, 4))) static int invalid(char *why, size_t why_size,
+                                                         const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(why, why_size, format, args);
+    va_end(args);
+    return -EINVAL;
+}
+
+/* ---- Counted forms ---------------------------------------------------------------------------- */
+
+uint32_t ipc_chat_count(const uint8_t *input, uint32_t input_bytes)
+{
+    uint32_t count = 0;
+
+    if (input_bytes >= sizeof(count))
+        memcpy(&count, input, sizeof(count));
+    return count;
+}
+
+int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, struct ipc_chat_cursor *cursor,
+                  struct ipc_part *ret)
+{
+    uint32_t count = ipc_chat_count(input, input_bytes);
+    struct ipc_chat_entry entry;
+
+    if (input_bytes < sizeof(count) || count > IPC_CHAT_MESSAGES_MAX ||
+        count > (input_bytes - sizeof(count)) / sizeof(entry))
+        return -EINVAL;
+    uint32_t texts = (uint32_t)(sizeof(count) + count * sizeof(entry));
+    if (cursor->index == 0)
+        cursor->offset = texts;
+    if (cursor->offset < texts || cursor->offset > input_bytes)
+        return -EINVAL;
+    if (cursor->index >= count)
+        return cursor->offset == input_bytes ? 0 : -EINVAL;
+    memcpy(&entry, input + sizeof(count) + cursor->index * sizeof(entry), sizeof(entry));
+    if (entry.role > IPC_ROLE_LAST || entry.length > input_bytes - cursor->offset)
+        return -EINVAL;
+    *ret = (struct ipc_part){input + cursor->offset, entry.length, entry.role};
+    cursor->index++;
+    cursor->offset += entry.length;
+    return 1;
+}
+
+int ipc_stop_next(const uint8_t *stops, uint32_t stop_bytes, uint32_t *cursor, struct ipc_part *ret)
+{
+    uint32_t length;
+
+    if (*cursor >= stop_bytes)
+        return *cursor == stop_bytes ? 0 : -EINVAL;
+    if (stop_bytes - *cursor < sizeof(length))
+        return -EINVAL;
+    memcpy(&length, stops + *cursor, sizeof(length));
+    if (length == 0 || length > IPC_STOP_BYTES_MAX ||
+        length > stop_bytes - *cursor - (uint32_t)sizeof(length))
+        return -EINVAL;
+    *ret = (struct ipc_part){stops + *cursor + sizeof(length), length, 0};
+    *cursor += (uint32_t)sizeof(length) + length;
+    return 1;
+}
+
+/* ---- Checks ------------------------------------------------------------------------------------- */
+
+/* What each operation takes. */
+static const struct {
+    uint8_t inputs; /* bit per enum ipc_input */
+    bool samples;   /* looks at the sampling parameters and stop strings */
+    uint32_t flags;
+} operations[IPC_OP_LAST + 1] = {
+    [IPC_OP_GENERATE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, true,
+                         IPC_FLAGS_ALL},
+    [IPC_OP_CANCEL] = {1 << IPC_INPUT_NONE, false, 0},
+    [IPC_OP_TOKENIZE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT, false,
+                         IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
+    [IPC_OP_DETOKENIZE] = {1 << IPC_INPUT_IDS, false, IPC_FLAG_SPECIAL},
+    [IPC_OP_SCORE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, false,
+                      IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
+    [IPC_OP_EMBED] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, false,
+                      IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
+    [IPC_OP_INFO] = {1 << IPC_INPUT_NONE, false, 0},
+    [IPC_OP_STATUS] = {1 << IPC_INPUT_NONE, false, 0},
+};
+
+static int check_number(const struct ipc_request_record *r, uint32_t bit, float value, double min,
+                        bool min_open, double max, const char *name, char *why, size_t why_size)
+{
+    if ((r->given & bit) == 0) {
+        /* Bits, not value: −0 would be a second way to say the same. */
+        uint32_t bits;
+
+        memcpy(&bits, &value, sizeof(bits));
+        if (bits != 0)
+            return invalid(why, why_size, "%s has a value but is not marked as given.", name);
+        return 0;
+    }
+    if (!isfinite(value) || (double)value < min || (min_open && (double)value <= min) ||
+        (double)value > max)
+        return invalid(why, why_size, "%s is %g; it must be %s %g and at most %g.", name,
+                       (double)value, min_open ? "above" : "at least", min, max);
+    return 0;
+}
+
+static int check_sampling(const struct ipc_request_record *r, char *why, size_t why_size)
+{
+    if ((r->given & IPC_GIVEN_TOP_K) == 0 && r->top_k != 0)
+        return invalid(why, why_size, "top_k has a value but is not marked as given.");
+    if ((r->given & IPC_GIVEN_SEED) == 0 && r->seed != 0)
+        return invalid(why, why_size, "seed has a value but is not marked as given.");
+    if ((r->given & IPC_GIVEN_MAX_TOKENS) == 0 ? r->max_tokens != 0 : r->max_tokens == 0)
+        return invalid(why, why_size, "max_tokens must be at least 1 where it is given.");
+    if (r->n_logprobs > IPC_LOGPROBS_MAX)
+        return invalid(why, why_size, "%u log probabilities are asked for; at most %u are given.",
+                       r->n_logprobs, IPC_LOGPROBS_MAX);
+    if (r->samples > IPC_SAMPLES_MAX)
+        return invalid(why, why_size, "%u answers in parallel are asked for; at most %u are given.",
+                       r->samples, IPC_SAMPLES_MAX);
+    if (check_number(r, IPC_GIVEN_TEMPERATURE, r->temperature, 0, false, 100, "temperature", why,
+                     why_size) < 0 ||
+        check_number(r, IPC_GIVEN_TOP_P, r->top_p, 0, true, 1, "top_p", why, why_size) < 0 ||
+        check_number(r, IPC_GIVEN_MIN_P, r->min_p, 0, false, 1, "min_p", why, why_size) < 0 ||
+        check_number(r, IPC_GIVEN_REPETITION, r->repetition, 0, true, 100, "repetition penalty",
+                     why, why_size) < 0 ||
+        check_number(r, IPC_GIVEN_PRESENCE, r->presence, -100, false, 100, "presence penalty", why,
+                     why_size) < 0 ||
+        check_number(r, IPC_GIVEN_FREQUENCY, r->frequency, -100, false, 100, "frequency penalty",
+                     why, why_size) < 0)
+        return -EINVAL;
+    return 0;
+}
+
+static int check_input(const struct ipc_request_record *r, const uint8_t *span, char *why,
+                       size_t why_size)
+{
+    struct ipc_part part;
+    int more = 0;
+
+    switch (r->input) {
+    case IPC_INPUT_NONE:
+        if (r->input_bytes != 0)
+            return invalid(why, why_size, "The operation takes no input, but has %u bytes of it.",
+                           r->input_bytes);
+        return 0;
+    case IPC_INPUT_IDS:
+        if (r->input_bytes % sizeof(uint32_t) != 0)
+            return invalid(why, why_size, "%u bytes are no whole number of token ids.",
+                           r->input_bytes);
+        return 0;
+    case IPC_INPUT_CHAT:
+        if (ipc_chat_count(span, r->input_bytes) == 0)
+            return invalid(why, why_size, "The chat has no messages.");
+        if (ipc_chat_count(span, r->input_bytes) > IPC_CHAT_MESSAGES_MAX)
+            return invalid(why, why_size, "The chat has %u messages; at most %u are taken.",
+                           ipc_chat_count(span, r->input_bytes), IPC_CHAT_MESSAGES_MAX);
+        for (struct ipc_chat_cursor c = {0, 0};
+             (more = ipc_chat_next(span, r->input_bytes, &c, &part)) > 0;)
+            ;
+        if (more < 0)
+            return invalid(why, why_size, "The lengths or roles of the chat messages are wrong.");
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int check_stops(const uint8_t *stops, uint32_t stop_bytes, char *why, size_t why_size)
+{
+    struct ipc_part part;
+    uint32_t cursor = 0, n = 0;
+    int more;
+
+    while ((more = ipc_stop_next(stops, stop_bytes, &cursor, &part)) > 0)
+        n++;
+    if (more < 0)
+        return invalid(why, why_size, "A stop string is empty, or longer than %u bytes.",
+                       IPC_STOP_BYTES_MAX);
+    if (n > IPC_STOPS_MAX)
+        return invalid(why, why_size, "%u stop strings are given; at most %u are taken.", n,
+                       IPC_STOPS_MAX);
+    return 0;
+}
+
+/* A request that does not sample has none of the sampling fields. */
+static bool has_sampling(const struct ipc_request_record *r)
+{
+    return r->given != 0 || r->max_tokens != 0 || r->stop_bytes != 0 || r->temperature != 0 ||
+           r->top_k != 0 || r->top_p != 0 || r->min_p != 0 || r->repetition != 0 ||
+           r->presence != 0 || r->frequency != 0 || r->n_logprobs != 0 || r->seed != 0 ||
+           r->samples != 0;
+}
+
+int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, char *why,
+                      size_t why_size)
+{
+    if (r->op == 0 || r->op > IPC_OP_LAST)
+        return invalid(why, why_size, "Operation %u is unknown.", r->op);
+    if (r->input > IPC_INPUT_LAST || (operations[r->op].inputs >> r->input & 1) == 0)
+        return invalid(why, why_size, "Operation %u does not take input of kind %u.", r->op,
+                       r->input);
+    if ((r->flags & ~operations[r->op].flags) != 0)
+        return invalid(why, why_size, "Flags 0x%x do not go with operation %u.",
+                       r->flags & ~operations[r->op].flags, r->op);
+    if ((r->given & ~IPC_GIVEN_ALL) != 0)
+        return invalid(why, why_size, "Parameter bits 0x%x are unknown.",
+                       r->given & ~IPC_GIVEN_ALL);
+    if (r->priority > IPC_PRIORITY_LAST)
+        return invalid(why, why_size, "Priority %u is unknown.", r->priority);
+    for (size_t i = 0; i < sizeof(r->reserved) / sizeof(r->reserved[0]); i++)
+        if (r->reserved[i] != 0)
+            return invalid(why, why_size, "Reserved bytes of the request are not zero.");
+    if ((r->op == IPC_OP_CANCEL) != (r->target != 0))
+        return invalid(why, why_size, "Cancel, and nothing else, names a target.");
+    if (!operations[r->op].samples && has_sampling(r))
+        return invalid(why, why_size, "Operation %u takes no sampling parameters.", r->op);
+    if (check_sampling(r, why, why_size) < 0 || check_input(r, span, why, why_size) < 0 ||
+        check_stops(span + r->input_bytes, r->stop_bytes, why, why_size) < 0)
+        return -EINVAL;
+    if (r->model_bytes > IPC_MODEL_BYTES_MAX ||
+        memchr(span + r->input_bytes + r->stop_bytes, 0, r->model_bytes) != NULL)
+        return invalid(why, why_size,
+                       "The name of the model is longer than %u bytes or has a zero "
+                       "byte in it.",
+                       IPC_MODEL_BYTES_MAX);
+    return 0;
+}
+
+/* ---- Names ---------------------------------------------------------------------------------------- */
+
+const char *ipc_reason_name(unsigned reason)
+{
+    static const char *const names[IPC_REASON_LAST + 1] = {
+        "done", "end of sequence", "stop string", "length", "cancelled", "failed",
+    };
+
+    return reason <= IPC_REASON_LAST ? names[reason] : "unknown reason";
+}
+
+const char *ipc_code_name(unsigned code)
+{
+    static const char *const names[IPC_CODE_LAST + 1] = {
+        "ok",           "invalid request", "too long",      "unsupported",
+        "busy",         "denied",          "no such model", "out of memory",
+        "not a number", "deadline",        "shutting down", "internal error",
+        "version",
+    };
+
+    return code <= IPC_CODE_LAST ? names[code] : "unknown code";
+}

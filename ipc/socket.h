@@ -1,0 +1,64 @@
+/*
+ * The socket under a session: an AF_UNIX SOCK_SEQPACKET socket in the file system (never an
+ * abstract one, which has no permission bits). It carries the handshake, the two descriptors, the
+ * doorbells, and the news that a side has died.
+ */
+#ifndef QUERN_IPC_SOCKET_H
+#define QUERN_IPC_SOCKET_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* ---- The listening socket -------------------------------------------------------------------- */
+
+struct ipc_listener {
+    int fd;      /* listening, non-blocking, close-on-exec */
+    int lock_fd; /* holds the lock on `path`.lock; -1 for an inherited socket */
+    char *path;  /* removed by ipc_listener_done; NULL for an inherited socket */
+};
+
+/* Binds a SOCK_SEQPACKET socket at path with the given permission bits and listens. A socket that
+ * nobody listens on any more is replaced; one that somebody listens on is -EADDRINUSE; something
+ * that is no socket is -EEXIST and left alone. why gets one sentence on failure. */
+int ipc_listener_init(struct ipc_listener *ret, const char *path, mode_t mode, char *why,
+                      size_t why_size);
+
+/* Takes over a socket that systemd handed us; -EINVAL unless it is AF_UNIX, SOCK_SEQPACKET and
+ * listening. Owns fd on success. */
+int ipc_listener_init_fd(struct ipc_listener *ret, int fd, char *why, size_t why_size);
+void ipc_listener_done(struct ipc_listener *listener); /* closes, removes path; {-1, -1, NULL} ok */
+
+/* Who connected, as the kernel tells it. */
+struct ipc_peer {
+    int fd;    /* the socket: non-blocking, close-on-exec */
+    int pidfd; /* readable when that process has exited; -1 where the pid is not visible to us */
+    pid_t pid; /* 0 where it is not visible */
+    uid_t uid;
+    gid_t gid;
+};
+
+/* Accepts one connection. 0; -EAGAIN: none is waiting; -EACCES: the overflow uid (65534) was
+ * refused, look again; any other -errno (-EMFILE …). */
+int ipc_accept(int listen_fd, struct ipc_peer *ret);
+
+/* ---- The client's end -------------------------------------------------------------------------- */
+
+/* Connects, close-on-exec and blocking. Returns the descriptor, or -ENOENT, -ECONNREFUSED, -EACCES,
+ * -ENAMETOOLONG … */
+int ipc_connect(const char *path);
+
+/* ---- Packets ------------------------------------------------------------------------------------ */
+
+/* Sends one packet with n_fds (0 … 2) descriptors; never blocks, never raises SIGPIPE. 0, -EAGAIN:
+ * the socket is full, -ECONNRESET: the peer is gone. */
+int ipc_send(int fd, const void *packet, size_t n, const int *fds, unsigned n_fds);
+
+/* Receives one packet: returns its true length (which may be more than capacity), 0 at hang-up,
+ * -EAGAIN, -ECONNRESET. Descriptors that came with it are in fds (close-on-exec, at most
+ * max_fds ≤ 2), *ret_n_fds says how many came; those beyond max_fds are closed and counted.
+ * flags: 0 or MSG_DONTWAIT. */
+ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned max_fds,
+                    unsigned *ret_n_fds, int flags);
+
+#endif
