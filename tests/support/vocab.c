@@ -1,5 +1,6 @@
 /* The strings that a GGUF file would hold are made again from the pairs of ids, so that tests and
  * made models go the same way through the tokenizer as real files. */
+#define _GNU_SOURCE /* mempcpy */
 #include "tests/support/vocab.h"
 
 #include <errno.h>
