@@ -43,7 +43,7 @@ OPS_INLINE vec_f32 vf_exp(vec_f32 x)
     return vf_select(vf_eq(x, x), y, x);
 }
 
-/* 2^x for x ≤ 0: 0 below -126; 1 exactly at 0. NaN gives some NaN or number, not a promise. */
+/* 2^x for x ≤ 0: 0 below -126, 1 exactly at 0, NaN for NaN. */
 OPS_INLINE vec_f32 vf_exp2_negative(vec_f32 x)
 {
     const vec_f32 magic = vf_set1(OPS_EXP_MAGIC);
@@ -58,7 +58,8 @@ OPS_INLINE vec_f32 vf_exp2_negative(vec_f32 x)
     p = vf_fma(p, r, vf_set1(1.0f));
 
     const vec_f32 y = vi_as_f32(vi_add(vf_as_i32(p), vi_shl(vf_as_i32(t), 23)));
-    return vf_select(vf_lt(x, vf_set1(-126.0f)), vf_zero(), y);
+    /* 0 > x is false for NaN, and vf_max then gives its second argument. */
+    return vf_select(vf_le(vf_set1(-126.0f), x), y, vf_max(vf_zero(), x));
 }
 
 #endif

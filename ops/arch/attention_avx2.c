@@ -1,0 +1,3 @@
+/* ops/arch/attention_kernel.h for avx2. */
+#define OPS_SET avx2
+#include "ops/arch/attention_kernel.h"

@@ -1,0 +1,658 @@
+/* Attention over paged keys and values, written once against ops/arch/vec.h.
+ *
+ * Both products are the same small matrix kernel: rows of A (queries, or powers of scores) are
+ * broadcast, vectors of B (16 positions of keys, or 16 dimensions of values) are loaded once for
+ * all rows, and each accumulator is one chain of fma in the order of the contract. So a tile's
+ * height and width change speed, never bits.
+ *
+ * A tile of one token (decode) converts B in registers, as it uses each vector once. A taller one
+ * converts a block of 128 positions to float32 first and multiplies wide tiles from that. */
+#include "ops/arch/attention_kernels.h"
+#include "ops/arch/exp.h"
+#include "ops/arch/half.h"
+
+/* Register tiles: rows × vectors of 16. AVX-512 has 32 registers and wants 8 chains or more; AVX2
+ * has 16 of half the width. */
+#if defined(__AVX512F__)
+#define NARROW_ROWS 8
+#define NARROW_VECS 2
+#define WIDE_ROWS   6
+#define WIDE_VECS   4
+#else
+#define NARROW_ROWS 6
+#define NARROW_VECS 1
+#define WIDE_ROWS   6
+#define WIDE_VECS   1
+#endif
+
+#define BLOCK       OPS_ATTENTION_BLOCK
+#define PAGE_VECS   (OPS_KV_PAGE / 16)
+#define BLOCK_PAGES (BLOCK / OPS_KV_PAGE)
+#define SCALE_LEN   32 /* values that share a scale of Q8_0 */
+
+OPS_INLINE size_t element_bytes(const enum ops_kv_type type)
+{
+    return type == OPS_KV_F32 ? 4 : type == OPS_KV_F16 ? 2 : 1;
+}
+
+/* Parts of a page's KV head: keys, values, and for Q8_0 the scales of both, (head_dim / 32, page)
+ * float16 each. */
+OPS_INLINE const uint8_t *values_of(const enum ops_kv_type type, uint32_t head_dim,
+                                    const uint8_t *head)
+{
+    return head + (size_t)OPS_KV_PAGE * head_dim * element_bytes(type);
+}
+OPS_INLINE const uint16_t *key_scales_of(uint32_t head_dim, const uint8_t *head)
+{
+    return (const uint16_t *)(head + (size_t)2 * OPS_KV_PAGE * head_dim);
+}
+OPS_INLINE const uint16_t *value_scales_of(uint32_t head_dim, const uint8_t *head)
+{
+    return key_scales_of(head_dim, head) + (size_t)head_dim / SCALE_LEN * OPS_KV_PAGE;
+}
+
+/* 16 elements, exact in float32; Q8_0 still lacks its scale. */
+OPS_INLINE vec_f32 load_elements(const enum ops_kv_type type, const uint8_t *base, size_t i)
+{
+    if (type == OPS_KV_F32)
+        return vf_load((const float *)base + i);
+    if (type == OPS_KV_F16)
+        return vf_load_f16((const uint16_t *)base + i);
+    return vf_load_i8((const int8_t *)base + i);
+}
+
+/* ---- scores: s[r][j * 16 + lane] = Σ q[r][d] key[d][lane], d ascending --------------------- */
+
+struct scores_job {
+    const float *q;         /* (rows, head_dim) */
+    const uint8_t *keys;    /* vectors of 16 positions, (vecs, head_dim, 16) */
+    const uint16_t *scales; /* Q8_0: of the first position of `keys` */
+    float *scores;          /* row stride BLOCK */
+    const uint8_t *ahead;   /* fetched while this is computed, as many bytes as keys has */
+    uint32_t head_dim;
+};
+
+OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const int vecs,
+                            const struct scores_job *job)
+{
+    const size_t head_dim = job->head_dim;
+    const size_t step = type == OPS_KV_Q8_0 ? SCALE_LEN : head_dim;
+    const float *q = job->q;
+    vec_f32 acc[NARROW_ROWS][WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+    vec_f32 scale[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++) {
+        OPS_UNROLL
+        for (int j = 0; j < vecs; j++)
+            acc[r][j] = vf_zero();
+    }
+    for (size_t begin = 0; begin < head_dim; begin += step) {
+        if (type == OPS_KV_Q8_0) {
+            OPS_UNROLL
+            for (int j = 0; j < vecs; j++)
+                scale[j] = vf_load_f16(job->scales + begin / SCALE_LEN * OPS_KV_PAGE + 16 * j);
+        }
+        for (size_t d = begin; d < begin + step; d++) {
+            vec_f32 key[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+            OPS_UNROLL
+            for (int j = 0; j < vecs; j++) {
+                key[j] = load_elements(type, job->keys, (j * head_dim + d) * 16);
+                if (type == OPS_KV_Q8_0)
+                    key[j] = vf_mul(key[j], scale[j]);
+            }
+            __builtin_prefetch(job->ahead + d * vecs * 16 * element_bytes(type));
+            OPS_UNROLL
+            for (int r = 0; r < rows; r++) {
+                const vec_f32 a = vf_set1(q[r * head_dim + d]);
+                OPS_UNROLL
+                for (int j = 0; j < vecs; j++)
+                    acc[r][j] = vf_fma(a, key[j], acc[r][j]);
+            }
+        }
+    }
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++) {
+        OPS_UNROLL
+        for (int j = 0; j < vecs; j++)
+            vf_store(job->scores + r * BLOCK + 16 * j, acc[r][j]);
+    }
+}
+
+/* ---- values: o[r][j * 16 + lane] += Σ p[r][i] value[i][lane], i ascending ------------------ */
+
+struct values_job {
+    const float *p;                     /* (rows, BLOCK) */
+    const uint8_t *values[BLOCK_PAGES]; /* each page's, at the first dimension of the tile */
+    const float *scales;                /* Q8_0: (BLOCK) of the tile's 32 dimensions */
+    float *out;                         /* row stride head_dim, at the first dimension */
+    const uint8_t *ahead[BLOCK_PAGES];  /* fetched meanwhile, as many bytes as values has */
+    uint32_t head_dim;
+    uint32_t begin, end; /* positions of the block */
+};
+
+OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const int vecs,
+                            const struct values_job *job)
+{
+    const size_t head_dim = job->head_dim;
+    vec_f32 acc[NARROW_ROWS][WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++) {
+        OPS_UNROLL
+        for (int j = 0; j < vecs; j++)
+            acc[r][j] = vf_load(job->out + r * head_dim + 16 * j);
+    }
+    for (size_t i = job->begin; i < job->end;) {
+        const uint8_t *values = job->values[i / OPS_KV_PAGE];
+        const uint8_t *ahead = job->ahead[i / OPS_KV_PAGE];
+        const size_t page_end = (i / OPS_KV_PAGE + 1) * OPS_KV_PAGE;
+        const size_t end = page_end < job->end ? page_end : job->end;
+        for (; i < end; i++) {
+            vec_f32 value[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+            OPS_UNROLL
+            for (int j = 0; j < vecs; j++) {
+                value[j] = load_elements(type, values, i % OPS_KV_PAGE * head_dim + 16 * j);
+                if (type == OPS_KV_Q8_0)
+                    value[j] = vf_mul(value[j], vf_set1(job->scales[i]));
+            }
+            __builtin_prefetch(ahead + i % OPS_KV_PAGE * vecs * 16 * element_bytes(type));
+            OPS_UNROLL
+            for (int r = 0; r < rows; r++) {
+                const vec_f32 a = vf_set1(job->p[r * BLOCK + i]);
+                OPS_UNROLL
+                for (int j = 0; j < vecs; j++)
+                    acc[r][j] = vf_fma(a, value[j], acc[r][j]);
+            }
+        }
+    }
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++) {
+        OPS_UNROLL
+        for (int j = 0; j < vecs; j++)
+            vf_store(job->out + r * head_dim + 16 * j, acc[r][j]);
+    }
+}
+
+/* One function per type and width, with a loop for each height. */
+#define TILE_CASE(tile, type, rows, vecs)                                                          \
+    case rows:                                                                                     \
+        tile(type, rows, vecs, job);                                                               \
+        break;
+#define TILE_FUNCTION(name, tile, type, vecs)                                                      \
+    static void name(uint32_t rows, const struct tile##_job *job)                                  \
+    {                                                                                              \
+        switch (rows) {                                                                            \
+            TILE_CASE(tile##_tile, type, 1, vecs)                                                  \
+            TILE_CASE(tile##_tile, type, 2, vecs)                                                  \
+            TILE_CASE(tile##_tile, type, 3, vecs)                                                  \
+            TILE_CASE(tile##_tile, type, 4, vecs)                                                  \
+            TILE_CASE(tile##_tile, type, 5, vecs)                                                  \
+            TILE_CASE(tile##_tile, type, 6, vecs)                                                  \
+            TILE_EXTRA(tile##_tile, type, vecs)                                                    \
+        }                                                                                          \
+    }
+
+#if NARROW_ROWS > 6
+#define TILE_EXTRA(tile, type, vecs) TILE_CASE(tile, type, 7, vecs) TILE_CASE(tile, type, 8, vecs)
+#else
+#define TILE_EXTRA(tile, type, vecs)
+#endif
+TILE_FUNCTION(scores_f32, scores, OPS_KV_F32, NARROW_VECS)
+TILE_FUNCTION(scores_f16, scores, OPS_KV_F16, NARROW_VECS)
+TILE_FUNCTION(scores_q8_0, scores, OPS_KV_Q8_0, NARROW_VECS)
+TILE_FUNCTION(values_f32, values, OPS_KV_F32, NARROW_VECS)
+TILE_FUNCTION(values_f16, values, OPS_KV_F16, NARROW_VECS)
+TILE_FUNCTION(values_q8_0, values, OPS_KV_Q8_0, NARROW_VECS)
+#if NARROW_VECS > 1
+TILE_FUNCTION(values_one_f32, values, OPS_KV_F32, 1)
+TILE_FUNCTION(values_one_f16, values, OPS_KV_F16, 1)
+#else
+#define values_one_f32 values_f32
+#define values_one_f16 values_f16
+#endif
+#undef TILE_EXTRA
+#define TILE_EXTRA(tile, type, vecs)
+#if WIDE_VECS > NARROW_VECS
+TILE_FUNCTION(scores_wide, scores, OPS_KV_F32, WIDE_VECS)
+TILE_FUNCTION(values_wide, values, OPS_KV_F32, WIDE_VECS)
+#else
+#define scores_wide scores_f32
+#define values_wide values_f32
+#endif
+
+typedef void scores_fn(uint32_t rows, const struct scores_job *job);
+typedef void values_fn(uint32_t rows, const struct values_job *job);
+
+/* The height of the next tile when `left` rows remain: even heights in place of a thin last one. */
+OPS_INLINE uint32_t tile_rows(uint32_t left, uint32_t most)
+{
+    const uint32_t n_tiles = (left + most - 1) / most;
+    return (left + n_tiles - 1) / n_tiles;
+}
+
+/* Scores of `rows` rows against one page (n_vecs vectors of it), `vecs` at a time. */
+static void page_scores(scores_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
+                        uint32_t n_vecs, size_t key_bytes, const struct scores_job *page)
+{
+    for (uint32_t v = 0; v < n_vecs; v += vecs) {
+        struct scores_job job = *page;
+        const size_t offset = (size_t)v * 16 * page->head_dim * key_bytes;
+        job.keys += offset;
+        job.ahead += offset;
+        job.scales += 16 * v;
+        job.scores += 16 * v;
+        for (uint32_t left = rows, height; left; left -= height) {
+            height = tile_rows(left, most_rows);
+            fn(height, &job);
+            job.q += (size_t)height * page->head_dim;
+            job.scores += (size_t)height * BLOCK;
+            job.ahead = job.keys; /* fetched by the first rows already */
+        }
+    }
+}
+
+/* Adds positions [begin, end) of the block for `rows` rows, `vecs` vectors of dimensions at a time
+ * from dimension `first` on; returns the first dimension not done. */
+static uint32_t block_values(values_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
+                             uint32_t first, size_t value_bytes, const struct values_job *block)
+{
+    uint32_t dim = first;
+
+    for (; dim + 16 * vecs <= block->head_dim; dim += 16 * vecs) {
+        struct values_job job = *block;
+        for (int page = 0; page < BLOCK_PAGES; page++) {
+            job.values[page] += dim * value_bytes;
+            job.ahead[page] += (size_t)dim * OPS_KV_PAGE * value_bytes;
+        }
+        job.scales += (size_t)dim / SCALE_LEN * BLOCK;
+        job.out += dim;
+        for (uint32_t left = rows, height; left; left -= height) {
+            height = tile_rows(left, most_rows);
+            fn(height, &job);
+            job.p += (size_t)height * BLOCK;
+            job.out += (size_t)height * block->head_dim;
+            for (int page = 0; page < BLOCK_PAGES; page++)
+                job.ahead[page] = job.values[page];
+        }
+    }
+    return dim;
+}
+
+/* ---- softmax ------------------------------------------------------------------------------- */
+
+/* Lanes below n. */
+OPS_INLINE vec_mask lanes_below(uint32_t n)
+{
+    static const float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+    return vf_lt(vf_load(lane), vf_set1((float)n));
+}
+
+OPS_INLINE float exp2_negative(float x)
+{
+    float lanes[16];
+
+    vf_store(lanes, vf_exp2_negative(vf_set1(x)));
+    return lanes[0];
+}
+
+/* One row's step of the online softmax over a block with n valid positions: scores become powers,
+ * and what the row has summed so far is scaled to the new maximum. `first`: nothing is yet. */
+static void softmax_row(float *scores, uint32_t n, int first, uint32_t head_dim, float *max,
+                        float *lanes, float *out)
+{
+    const vec_f32 least = vf_set1(-__builtin_inff());
+    const uint32_t n_vecs = (n + 15) / 16;
+    vec_f32 top = least, sum = vf_zero();
+
+    if (n % 16) {
+        const vec_f32 last = vf_load(scores + 16 * (n_vecs - 1));
+        vf_store(scores + 16 * (n_vecs - 1), vf_select(lanes_below(n % 16), last, least));
+    }
+    for (uint32_t j = 0; j < n_vecs; j++)
+        top = vf_max(vf_load(scores + 16 * j), top);
+    const float block_max = vf_hmax(top);
+    const float new_max = first || block_max > *max ? block_max : *max;
+
+    if (!first) {
+        const vec_f32 shrink = vf_exp2_negative(vf_set1(*max - new_max));
+        sum = vf_mul(vf_load(lanes), shrink);
+        for (uint32_t d = 0; d < head_dim; d += 16)
+            vf_store(out + d, vf_mul(vf_load(out + d), shrink));
+    } else {
+        for (uint32_t d = 0; d < head_dim; d += 16)
+            vf_store(out + d, vf_zero());
+    }
+    for (uint32_t j = 0; j < n_vecs; j++) {
+        const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(scores + 16 * j), vf_set1(new_max)));
+        vf_store(scores + 16 * j, p);
+        sum = vf_add(sum, p);
+    }
+    vf_store(lanes, sum);
+    *max = new_max;
+}
+
+/* ---- one split ----------------------------------------------------------------------------- */
+
+/* What of a block of 128 positions the rows of a tile see. */
+struct block {
+    uint32_t base;        /* its first position */
+    uint32_t first_token; /* the first token of the tile that sees any of it */
+    uint32_t n_least;     /* positions that this one sees */
+    uint32_t n_most;      /* positions that the tile's last token sees */
+    const uint8_t *heads[BLOCK_PAGES];
+};
+
+static uint32_t positions_seen(const struct ops_attention_tile *tile, uint32_t token, uint32_t base)
+{
+    const uint32_t n = tile->first_position + token + 1 - base;
+
+    return n < BLOCK ? n : BLOCK;
+}
+
+static struct block block_at(const struct ops_attention_tile *tile, uint32_t base)
+{
+    struct block block = {.base = base};
+
+    if (base > tile->first_position)
+        block.first_token = base - tile->first_position;
+    block.n_least = positions_seen(tile, block.first_token, base);
+    block.n_most = positions_seen(tile, tile->n_tokens - 1, base);
+    for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
+        /* A page past the last position is not there to be looked up; nothing reads it then. */
+        const uint32_t page = i * OPS_KV_PAGE < block.n_most ? i : 0;
+        block.heads[i] = tile->pages[base / OPS_KV_PAGE + page] + tile->head_offset;
+    }
+    return block;
+}
+
+static void block_softmax(const struct ops_attention_tile *tile, const struct block *block,
+                          int first)
+{
+    struct ops_attention_scratch *s = tile->scratch;
+
+    for (uint32_t t = block->first_token; t < tile->n_tokens; t++) {
+        const uint32_t n = positions_seen(tile, t, block->base);
+        for (uint32_t r = t * tile->group; r < (t + 1) * tile->group; r++)
+            softmax_row(s->scores + (size_t)r * BLOCK, n, first, tile->head_dim, &s->max[r],
+                        s->lanes + (size_t)r * 16, s->out + (size_t)r * tile->head_dim);
+    }
+}
+
+/* The float32 scales of the values of a Q8_0 block. */
+static void load_value_scales(uint32_t head_dim, const struct block *block, float *scales)
+{
+    for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
+        const uint16_t *from = value_scales_of(head_dim, block->heads[page]);
+        for (uint32_t b = 0; b < head_dim / SCALE_LEN; b++) {
+            for (uint32_t i = 0; i < OPS_KV_PAGE; i += 16)
+                vf_store(scales + (size_t)b * BLOCK + page * OPS_KV_PAGE + i,
+                         vf_load_f16(from + (size_t)b * OPS_KV_PAGE + i));
+        }
+    }
+}
+
+/* A tile of one token: B is converted in registers. `next`: the block after this one, or this. */
+OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, values_fn *values,
+                             values_fn *values_one, const struct ops_attention_tile *tile,
+                             const struct block *block, const struct block *next, int first)
+{
+    const uint32_t head_dim = tile->head_dim;
+    struct ops_attention_scratch *s = tile->scratch;
+    struct values_job v = {.p = s->scores,
+                           .scales = s->scales,
+                           .out = s->out,
+                           .head_dim = head_dim,
+                           .end = block->n_most};
+
+    for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
+        const uint32_t n_vecs = (block->n_most - page * OPS_KV_PAGE + 15) / 16;
+        const struct scores_job job = {.q = s->q,
+                                       .keys = block->heads[page],
+                                       .scales = key_scales_of(head_dim, block->heads[page]),
+                                       .scores = s->scores + (size_t)page * OPS_KV_PAGE,
+                                       .ahead = values_of(type, head_dim, block->heads[page]),
+                                       .head_dim = head_dim};
+        page_scores(scores, NARROW_VECS, NARROW_ROWS, tile->group,
+                    n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, element_bytes(type), &job);
+    }
+    block_softmax(tile, block, first);
+    if (type == OPS_KV_Q8_0)
+        load_value_scales(head_dim, block, s->scales);
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++) {
+        v.values[page] = values_of(type, head_dim, block->heads[page]);
+        v.ahead[page] = next->heads[page];
+    }
+    const uint32_t done =
+        block_values(values, NARROW_VECS, NARROW_ROWS, tile->group, 0, element_bytes(type), &v);
+    block_values(values_one, 1, NARROW_ROWS, tile->group, done, element_bytes(type), &v);
+}
+
+/* Keys and values of a block in float32: for F32 where they lie, else converted to scratch. */
+struct floats {
+    const float *keys[BLOCK_PAGES], *values[BLOCK_PAGES];
+};
+
+OPS_INLINE void convert_page(const enum ops_kv_type type, uint32_t head_dim, const uint8_t *head,
+                             uint32_t n, float *keys, float *values)
+{
+    const uint16_t *key_scales = key_scales_of(head_dim, head);
+    const uint16_t *value_scales = value_scales_of(head_dim, head);
+    const uint8_t *from = values_of(type, head_dim, head);
+
+    for (uint32_t i = 0; i < (n + 15) / 16; i++) {
+        for (uint32_t d = 0; d < head_dim; d++) {
+            const size_t at = ((size_t)i * head_dim + d) * 16;
+            vec_f32 key = load_elements(type, head, at);
+            if (type == OPS_KV_Q8_0)
+                key = vf_mul(key, vf_load_f16(key_scales + d / SCALE_LEN * OPS_KV_PAGE + 16 * i));
+            vf_store(keys + at, key);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t d = 0; d < head_dim; d += 16) {
+            const size_t at = (size_t)i * head_dim + d;
+            vec_f32 value = load_elements(type, from, at);
+            if (type == OPS_KV_Q8_0)
+                value = vf_mul(value, vf_set1(ops_float_of_f16(
+                                          value_scales[d / SCALE_LEN * OPS_KV_PAGE + i])));
+            vf_store(values + at, value);
+        }
+    }
+}
+
+static struct floats block_floats(const struct ops_attention_tile *tile, const struct block *block)
+{
+    const size_t page_len = (size_t)OPS_KV_PAGE * tile->head_dim;
+    struct floats f;
+
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++) {
+        const uint8_t *head = block->heads[page];
+        float *keys = tile->scratch->keys + page * page_len;
+        float *values = tile->scratch->values + page * page_len;
+        const uint32_t before = page * OPS_KV_PAGE;
+        uint32_t n = block->n_most > before ? block->n_most - before : 0;
+        n = n < OPS_KV_PAGE ? n : OPS_KV_PAGE;
+        f.keys[page] = keys;
+        f.values[page] = values;
+        if (tile->type == OPS_KV_F32) {
+            f.keys[page] = (const float *)head;
+            f.values[page] = (const float *)head + page_len;
+        } else if (tile->type == OPS_KV_F16) {
+            convert_page(OPS_KV_F16, tile->head_dim, head, n, keys, values);
+        } else {
+            convert_page(OPS_KV_Q8_0, tile->head_dim, head, n, keys, values);
+        }
+    }
+    return f;
+}
+
+/* A tile of several tokens: rows of all heads and tokens go through wide tiles together, up to
+ * where the first token's sight ends; each token then adds the few positions it sees beyond. */
+static void wide_block(const struct ops_attention_tile *tile, const struct block *block, int first)
+{
+    const uint32_t head_dim = tile->head_dim, group = tile->group;
+    const uint32_t begin = block->first_token * group, rows = tile->n_tokens * group - begin;
+    struct ops_attention_scratch *s = tile->scratch;
+    const struct floats f = block_floats(tile, block);
+    struct values_job v = {.p = s->scores + (size_t)begin * BLOCK,
+                           .scales = s->scales,
+                           .out = s->out + (size_t)begin * head_dim,
+                           .head_dim = head_dim,
+                           .end = block->n_least};
+
+    for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
+        const uint32_t n_vecs = (block->n_most - page * OPS_KV_PAGE + 15) / 16;
+        const struct scores_job job = {.q = s->q + (size_t)begin * head_dim,
+                                       .keys = (const uint8_t *)f.keys[page],
+                                       .scales = key_scales_of(head_dim, block->heads[page]),
+                                       .scores = s->scores + (size_t)begin * BLOCK +
+                                                 (size_t)page * OPS_KV_PAGE,
+                                       .ahead = (const uint8_t *)s->values,
+                                       .head_dim = head_dim};
+        page_scores(scores_wide, WIDE_VECS, WIDE_ROWS, rows,
+                    n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, sizeof(float), &job);
+    }
+    block_softmax(tile, block, first);
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
+        v.values[page] = v.ahead[page] = (const uint8_t *)f.values[page];
+    uint32_t done = block_values(values_wide, WIDE_VECS, WIDE_ROWS, rows, 0, sizeof(float), &v);
+    done = block_values(values_f32, NARROW_VECS, NARROW_ROWS, rows, done, sizeof(float), &v);
+    block_values(values_one_f32, 1, NARROW_ROWS, rows, done, sizeof(float), &v);
+    for (uint32_t t = block->first_token + 1; t < tile->n_tokens; t++) {
+        v.p = s->scores + (size_t)t * group * BLOCK;
+        v.out = s->out + (size_t)t * group * head_dim;
+        v.begin = block->n_least;
+        v.end = positions_seen(tile, t, block->base);
+        done = block_values(values_f32, NARROW_VECS, NARROW_ROWS, group, 0, sizeof(float), &v);
+        block_values(values_one_f32, 1, NARROW_ROWS, group, done, sizeof(float), &v);
+    }
+}
+
+static void split(const struct ops_attention_tile *tile, uint32_t begin)
+{
+    const uint32_t past_last = tile->first_position + tile->n_tokens;
+    const uint32_t end =
+        past_last - begin > OPS_ATTENTION_SPLIT ? begin + OPS_ATTENTION_SPLIT : past_last;
+    const uint32_t first_row =
+        begin > tile->first_position ? (begin - tile->first_position) * tile->group : 0;
+    struct ops_attention_scratch *s = tile->scratch;
+    struct block block = block_at(tile, begin);
+
+    for (uint32_t base = begin; base < end; base += BLOCK) {
+        const int first = base == begin;
+        const struct block next = base + BLOCK < past_last ? block_at(tile, base + BLOCK) : block;
+        if (tile->n_tokens > 1)
+            wide_block(tile, &block, first);
+        else if (tile->type == OPS_KV_F32)
+            narrow_block(OPS_KV_F32, scores_f32, values_f32, values_one_f32, tile, &block, &next,
+                         first);
+        else if (tile->type == OPS_KV_F16)
+            narrow_block(OPS_KV_F16, scores_f16, values_f16, values_one_f16, tile, &block, &next,
+                         first);
+        else /* head_dim is a multiple of 32: no vector is left for values_one */
+            narrow_block(OPS_KV_Q8_0, scores_q8_0, values_q8_0, values_q8_0, tile, &block, &next,
+                         first);
+        block = next;
+    }
+    for (uint32_t r = first_row; r < tile->n_tokens * tile->group; r++)
+        s->sum[r] = vf_sum(vf_load(s->lanes + (size_t)r * 16));
+}
+
+static void fold(uint32_t head_dim, float max, float sum, const float *out, float *all_max,
+                 float *all_sum, float *all_out)
+{
+    const float new_max = max > *all_max ? max : *all_max;
+    const float shrink = exp2_negative(*all_max - new_max), share = exp2_negative(max - new_max);
+
+    for (uint32_t d = 0; d < head_dim; d += 16) {
+        const vec_f32 before = vf_mul(vf_load(all_out + d), vf_set1(shrink));
+        vf_store(all_out + d, vf_fma(vf_load(out + d), vf_set1(share), before));
+    }
+    *all_sum = __builtin_fmaf(sum, share, *all_sum * shrink);
+    *all_max = new_max;
+}
+
+static void finish(uint32_t head_dim, float sum, const float *out, float *dst)
+{
+    const vec_f32 scale = vf_set1(1.0f / sum);
+
+    for (uint32_t d = 0; d < head_dim; d += 16)
+        vf_store(dst + d, vf_mul(vf_load(out + d), scale));
+}
+
+/* ---- storing ------------------------------------------------------------------------------- */
+
+/* 32 floats as int8 and a float16 scale: d = amax / 127 rounded to float16 (at most 65504), q =
+ * x · (1 / d) rounded to even, within ±127; all zero where d rounds to 0. A NaN or infinity makes
+ * the scale NaN, so that it comes out of attention and ends its sequence. */
+static uint16_t quantize(const float *x, int8_t *q)
+{
+    const vec_f32 a = vf_load(x), b = vf_load(x + 16);
+    const float amax = vf_hmax(vf_max(vf_abs(a), vf_abs(b)));
+    uint16_t scale = ops_f16_of_float(amax / 127.0f);
+
+    if (scale > 0x7bff)
+        scale = 0x7bff;
+    const float nothing = vf_sum(vf_add(vf_mul(a, vf_zero()), vf_mul(b, vf_zero())));
+    if (nothing != nothing)
+        scale = 0x7e00;
+    const float d = ops_float_of_f16(scale);
+    const vec_f32 inverse = vf_set1(d > 0 ? 1.0f / d : 0.0f), most = vf_set1(127.0f);
+    for (int i = 0; i < 2; i++) {
+        const vec_f32 scaled = vf_mul(i ? b : a, inverse);
+        const vec_f32 within = vf_max(vf_min(scaled, most), vf_neg(most));
+        vi_store_i8(q + 16 * i, vf_to_i32(within));
+    }
+    return scale;
+}
+
+static void store_q8_0(uint32_t head_dim, uint8_t *head, uint32_t slot, const float *k,
+                       const float *v)
+{
+    int8_t *keys = (int8_t *)head, *values = keys + (size_t)OPS_KV_PAGE * head_dim;
+    uint16_t *scales = (uint16_t *)(head + (size_t)2 * OPS_KV_PAGE * head_dim);
+    uint16_t *value_scales = scales + (size_t)head_dim / SCALE_LEN * OPS_KV_PAGE;
+    int8_t lane[SCALE_LEN];
+
+    keys += (size_t)slot / 16 * head_dim * 16 + slot % 16;
+    for (uint32_t d = 0; d < head_dim; d += SCALE_LEN) {
+        scales[(size_t)d / SCALE_LEN * OPS_KV_PAGE + slot] = quantize(k + d, lane);
+        for (uint32_t i = 0; i < SCALE_LEN; i++)
+            keys[(size_t)(d + i) * 16] = lane[i];
+        value_scales[(size_t)d / SCALE_LEN * OPS_KV_PAGE + slot] =
+            quantize(v + d, values + (size_t)slot * head_dim + d);
+    }
+}
+
+static void store(enum ops_kv_type type, uint32_t head_dim, uint8_t *head, uint32_t slot,
+                  const float *k, const float *v)
+{
+    const size_t key_at = (size_t)slot / 16 * head_dim * 16 + slot % 16;
+    const size_t value_at = (size_t)OPS_KV_PAGE * head_dim + (size_t)slot * head_dim;
+
+    if (type == OPS_KV_F32) {
+        float *keys = (float *)head + key_at;
+        for (uint32_t d = 0; d < head_dim; d++)
+            keys[(size_t)d * 16] = k[d];
+        memcpy((float *)head + value_at, v, head_dim * sizeof(float));
+    } else if (type == OPS_KV_F16) {
+        uint16_t *keys = (uint16_t *)head + key_at, lane[16];
+        for (uint32_t d = 0; d < head_dim; d += 16) {
+            vf_store_f16(lane, vf_load(k + d));
+            for (uint32_t i = 0; i < 16; i++)
+                keys[(size_t)(d + i) * 16] = lane[i];
+            vf_store_f16((uint16_t *)head + value_at + d, vf_load(v + d));
+        }
+    } else {
+        store_q8_0(head_dim, head, slot, k, v);
+    }
+}
+
+const struct ops_attention_kernels OPS_SET_NAME(ops_attention_kernels) = {
+    .store = store,
+    .split = split,
+    .fold = fold,
+    .finish = finish,
+};
