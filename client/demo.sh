@@ -23,7 +23,8 @@ trap 'exit 143' TERM
 if [ ! -e "$model" ]; then
     echo "run: $model is missing: a generated toy model answers, in random tokens" >&2
     model=$dir/toy.gguf
-    "$build/tests/tools/make-model" --shape tiny --type q8_0 --seed 1 --out "$model"
+    "$build/tests/tools/make-model" --shape tiny --type q8_0 --seed 1 --vocab tests/golden/qwen2-vocab.bin \
+        "$model"
 fi
 
 # Huge pages for the weights, where we may: hugeadm exits 0 also when it fails, so quernd says in
@@ -49,7 +50,7 @@ done
 
 export QUERN_SOCKET="$dir/quern.sock"
 printf '> %s\n' "$prompt"
-"$build/quern" ask "$prompt"
+"$build/quern" ask "$prompt" </dev/null
 if [ -t 0 ] && [ -t 1 ]; then
     "$build/quern" chat
 fi
