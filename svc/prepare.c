@@ -1,0 +1,302 @@
+/* From a request's bytes to something that can be computed (see prepare.h). */
+#include "svc/prepare.h"
+
+#include "ipc/request.h"
+#include "svc/client.h"
+#include "svc/sequence.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+static const char *const role_names[] = {"system", "user", "assistant"};
+
+int prepare_init(struct prepare *prepare, const struct model *model, uint32_t context,
+                 uint32_t page_len, uint32_t score_rows, size_t input_bytes_max)
+{
+    struct prepare p = {.model = model,
+                        .context = context,
+                        .page_len = page_len,
+                        .score_rows = score_rows,
+                        .n_ids_max = input_bytes_max + 4096};
+    if (model_tokenizer(model))
+        p.family = text_chat_family(model_tokenizer(model), NULL);
+    p.ids = malloc(p.n_ids_max * sizeof *p.ids);
+    if (!p.ids)
+        return -ENOMEM;
+    *prepare = p;
+    return 0;
+}
+
+void prepare_done(struct prepare *prepare)
+{
+    free(prepare->ids);
+    prepare->ids = NULL;
+}
+
+static int invalid_utf8(struct request *q, const char *what, size_t offset)
+{
+    request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID, "%s is not valid UTF-8: byte %zu is wrong.",
+                what, offset);
+    return -EILSEQ;
+}
+
+/* Texts with many ids (NFC may lengthen a text) do not fit the scratch: that is an error too. */
+static int encode_error(struct request *q, int r, size_t n, size_t max)
+{
+    if (r == -EILSEQ)
+        return invalid_utf8(q, "The text", n);
+    if (r == -ENOSPC)
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
+                    "The text has %zu tokens, but one request takes at most %zu.", n, max);
+    else if (r < 0)
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                    "No memory was left to tokenize the text.");
+    return r;
+}
+
+static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
+{
+    char why[IPC_SENTENCE_MAX] = "";
+    struct ipc_chat_cursor cursor = {0};
+    struct ipc_part part;
+    size_t n = 0, count = ipc_chat_count(q->input, q->r.input_bytes);
+    struct text_message *messages = calloc(count ? count : 1, sizeof *messages);
+    if (!messages) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                    "No memory was left for the messages.");
+        return -ENOMEM;
+    }
+    while (n < count && ipc_chat_next(q->input, q->r.input_bytes, &cursor, &part) == 1) {
+        const char *role = role_names[part.role];
+        messages[n++] = (struct text_message){.role = {role, strlen(role)},
+                                              .content = {(const char *)part.bytes, part.length}};
+    }
+    int r = text_chat_encode(model_tokenizer(p->model), p->family, messages, n, true, p->ids,
+                             p->n_ids_max, ret_n, why, sizeof why);
+    free(messages);
+    if (r == -ENOSPC)
+        return encode_error(q, r, *ret_n, p->n_ids_max);
+    if (r < 0)
+        request_end(q, IPC_REASON_FAILED,
+                    r == -ENOMEM    ? IPC_CODE_NO_MEMORY
+                    : r == -ENOTSUP ? IPC_CODE_UNSUPPORTED
+                                    : IPC_CODE_INVALID,
+                    "%s", why);
+    return r;
+}
+
+static int copy_ids(struct prepare *p, struct request *q, size_t *ret_n)
+{
+    uint32_t n_tokens = model_shape(p->model)->n_tokens;
+    size_t n = q->r.input_bytes / sizeof(uint32_t);
+    if (n > p->n_ids_max)
+        return encode_error(q, -ENOSPC, n, p->n_ids_max);
+    memcpy(p->ids, q->input, n * sizeof *p->ids);
+    for (size_t i = 0; i < n; i++) {
+        if (p->ids[i] < n_tokens)
+            continue;
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "Token id %u at place %zu is not in the vocabulary of %u tokens.", p->ids[i], i,
+                    n_tokens);
+        return -EINVAL;
+    }
+    *ret_n = n;
+    return 0;
+}
+
+/* The ids of the input into scratch. On failure the request was ended. */
+static int input_ids(struct prepare *p, struct request *q, size_t *ret_n)
+{
+    const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
+    if (q->r.input == IPC_INPUT_IDS)
+        return copy_ids(p, q, ret_n);
+    if (!tokenizer) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_UNSUPPORTED,
+                    "The model file has no tokenizer: only token ids can be given.");
+        return -ENOTSUP;
+    }
+    if (q->r.input == IPC_INPUT_CHAT)
+        return encode_chat(p, q, ret_n);
+    int r = text_encode(tokenizer, (const char *)q->input, q->r.input_bytes,
+                        q->r.flags & IPC_FLAG_SPECIAL, p->ids, p->n_ids_max, ret_n);
+    return encode_error(q, r, *ret_n, p->n_ids_max);
+}
+
+static void detokenize(struct prepare *p, struct request *q, size_t n)
+{
+    const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
+    char *text;
+    size_t length;
+    if (!tokenizer) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_UNSUPPORTED,
+                    "The model file has no tokenizer: ids cannot be turned into text.");
+        return;
+    }
+    int r = text_decode(tokenizer, p->ids, n, q->r.flags & IPC_FLAG_SPECIAL, &text, &length);
+    if (r < 0) {
+        request_end(q, IPC_REASON_FAILED, r == -ENOMEM ? IPC_CODE_NO_MEMORY : IPC_CODE_INVALID,
+                    r == -ENOMEM ? "No memory was left for the text."
+                                 : "One of the ids is no token of the vocabulary.");
+        return;
+    }
+    request_set_result(q, IPC_DATA_TEXT, text, length);
+    request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+}
+
+static void tokenized(struct prepare *p, struct request *q, size_t n)
+{
+    uint32_t *ids = malloc(n ? n * sizeof *ids : 1);
+    if (!ids) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left for the ids.");
+        return;
+    }
+    memcpy(ids, p->ids, n * sizeof *ids);
+    request_set_result(q, IPC_DATA_IDS, ids, n * sizeof *ids);
+    request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+}
+
+static struct sampler_params sampling(const struct prepare *p, const struct request *q)
+{
+    const struct model_sampling *d = model_sampling(p->model);
+    const struct ipc_request_record *r = &q->r;
+    uint32_t given = r->given;
+    struct sampler_params s = {
+        .temperature = given & IPC_GIVEN_TEMPERATURE ? r->temperature : d->temperature,
+        .top_k = given & IPC_GIVEN_TOP_K ? r->top_k : d->top_k,
+        .top_p = given & IPC_GIVEN_TOP_P ? r->top_p : d->top_p,
+        .min_p = given & IPC_GIVEN_MIN_P ? r->min_p : 0,
+        .repetition_penalty = given & IPC_GIVEN_REPETITION ? r->repetition : d->repetition_penalty,
+        .presence_penalty = given & IPC_GIVEN_PRESENCE ? r->presence : 0,
+        .frequency_penalty = given & IPC_GIVEN_FREQUENCY ? r->frequency : 0,
+        .seed = r->seed,
+    };
+    if (!(given & IPC_GIVEN_SEED) &&
+        getrandom(&s.seed, sizeof s.seed, GRND_NONBLOCK) != sizeof s.seed)
+        s.seed = q->taken_us;
+    return s;
+}
+
+static int make_generate(struct prepare *p, struct request *q, struct sequence *s)
+{
+    const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
+    s->params = sampling(p, q);
+    int r = stop_new(&s->stop, q->input + q->r.input_bytes, q->r.stop_bytes);
+    if (r < 0)
+        return r;
+    if (s->params.repetition_penalty != 1 || s->params.presence_penalty != 0 ||
+        s->params.frequency_penalty != 0) {
+        uint32_t n_tokens = model_shape(p->model)->n_tokens;
+        r = sampler_history_new(&s->history, s->n_total < n_tokens ? s->n_total : n_tokens);
+        if (r < 0)
+            return r;
+        for (uint32_t i = 0; i < s->n_prompt; i++)
+            sampler_history_add(s->history, s->tokens[i], 0);
+    }
+    if (tokenizer)
+        text_stream_init(&s->stream, tokenizer, false);
+    return 0;
+}
+
+static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, uint32_t n_prompt,
+                         uint32_t n_total)
+{
+    struct sequence *s;
+    int r = sequence_new(&s, q, sample, p->ids, n_prompt, n_total, p->page_len);
+    if (r < 0)
+        return r;
+    if (q->r.op == IPC_OP_GENERATE) {
+        r = make_generate(p, q, s);
+    } else if (q->r.op == IPC_OP_SCORE) {
+        s->sched.rows_max = p->score_rows;
+        s->scores = calloc(n_prompt, sizeof *s->scores);
+        r = s->scores ? 0 : -ENOMEM;
+    } else {
+        s->embedding = calloc(model_shape(p->model)->d_model, sizeof *s->embedding);
+        r = s->embedding ? 0 : -ENOMEM;
+    }
+    if (r < 0) {
+        sequence_free(s);
+        return r;
+    }
+    s->sched.user = &q->client->account->user;
+    s->sched.class_ = q->r.priority == IPC_PRIORITY_INTERACTIVE ? SCHED_INTERACTIVE
+                      : q->r.priority == IPC_PRIORITY_BATCH     ? SCHED_BATCH
+                                                                : SCHED_NORMAL;
+    s->sched.arrival_us = q->taken_us;
+    s->sched.parked = request_is_parked(q);
+    q->sequences[sample] = s;
+    q->n_live++;
+    return 0;
+}
+
+static void make_sequences(struct prepare *p, struct request *q, size_t n)
+{
+    bool generate = q->r.op == IPC_OP_GENERATE;
+    bool given = generate && (q->r.given & IPC_GIVEN_MAX_TOKENS);
+    uint64_t room = p->context > n ? p->context - n : 0;
+    uint64_t wanted = given ? q->r.max_tokens : generate ? PREPARE_MAX_TOKENS : 0;
+    if (n == 0) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "The prompt is empty: give at least one token.");
+        return;
+    }
+    if (n + (generate ? 1 : 0) > p->context) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
+                    "The prompt has %zu tokens, but the context holds %u%s; shorten it or start "
+                    "quernd with a larger --context.",
+                    n, p->context, generate ? ", the answer's included" : "");
+        return;
+    }
+    if (given && wanted > room) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
+                    "The prompt has %zu tokens and max_tokens is %u, but the context holds %u "
+                    "together; ask for at most %u.",
+                    n, q->r.max_tokens, p->context, (unsigned)room);
+        return;
+    }
+    uint32_t n_total = (uint32_t)(n + (wanted < room ? wanted : room));
+    uint32_t n_samples = generate && q->r.samples > 1 ? q->r.samples : 1;
+    q->final.u.final.prompt_tokens = (uint32_t)n;
+    q->sequences = calloc(n_samples, sizeof *q->sequences);
+    if (q->sequences)
+        q->n_sequences = n_samples;
+    for (uint32_t i = 0; i < n_samples; i++) {
+        if (q->sequences && make_sequence(p, q, i, (uint32_t)n, n_total) == 0)
+            continue;
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                    "No memory was left for a sequence of %u tokens.", n_total);
+        for (uint32_t j = 0; j < i; j++)
+            sequence_free(q->sequences[j]);
+        q->n_sequences = q->n_live = 0;
+        return;
+    }
+}
+
+void prepare_request(struct prepare *prepare, struct request *request)
+{
+    struct prepare *p = prepare;
+    struct request *q = request;
+    size_t n = 0;
+    const char *name = (const char *)q->input + q->r.input_bytes + q->r.stop_bytes;
+    const char *ours = model_name(p->model);
+
+    if (q->r.model_bytes &&
+        (strlen(ours) != q->r.model_bytes || memcmp(ours, name, q->r.model_bytes) != 0))
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MODEL,
+                    "No model \"%.*s\" is served here; this service has \"%.80s\".",
+                    (int)(q->r.model_bytes < 80 ? q->r.model_bytes : 80), name, ours);
+    else if (input_ids(p, q, &n) == 0) {
+        q->final.u.final.prompt_tokens = (uint32_t)n;
+        if (q->r.op == IPC_OP_TOKENIZE)
+            tokenized(p, q, n);
+        else if (q->r.op == IPC_OP_DETOKENIZE)
+            detokenize(p, q, n);
+        else
+            make_sequences(p, q, n);
+    }
+    q->prepared = true;
+    free(q->input);
+    q->input = NULL;
+}

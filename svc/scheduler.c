@@ -1,0 +1,396 @@
+/* What runs in the next step (see scheduler.h for the promises). */
+#include "svc/scheduler.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CHUNK_FIRST = 64, /* before any cost is known */
+    CHUNK_MIN = 8,
+    /* With nobody decoding a step may take this many gaps: a larger chunk is cheaper a row, and
+     * newcomers and cancels still get in soon. */
+    ALONE_GAPS = 2,
+};
+
+struct rank {
+    uint64_t class_; /* with aging */
+    uint64_t served;
+    uint64_t arrival_us;
+    struct sched_entry *entry;
+};
+
+struct sched {
+    struct sched_options o;
+    struct sched_entry **waiting; /* (n_waiting + n_running) in order once sorted */
+    struct rank *ranks;           /* (n_waiting + n_running) scratch of sorting */
+    uint32_t n_waiting;
+    struct sched_entry **running; /* (n_running) in order of admission */
+    uint32_t n_running;
+    uint32_t pages_reserved;
+    uint64_t sorted_us; /* 0: the order must be made again */
+    struct sched_item *items;
+    size_t n_items;
+    uint32_t turn; /* whose share is rounded up: rotates */
+    /* Measured, exponentially weighted; 0: not yet. */
+    double plain_us;    /* a step of decoding rows alone */
+    double per_row_us;  /* what a prefill row adds */
+    double interval_us; /* between two admissions while somebody waited */
+    uint64_t last_admission_us;
+};
+
+static const double LEARN = 0.2;
+static const uint64_t RESORT_US = 200000; /* aging moves slowly */
+
+int sched_new(struct sched **ret, const struct sched_options *options)
+{
+    struct sched *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->o = *options;
+    const size_t n_waiting_max = (size_t)options->n_waiting + options->n_running;
+    s->waiting = calloc(n_waiting_max, sizeof *s->waiting);
+    s->ranks = calloc(n_waiting_max, sizeof *s->ranks);
+    s->running = calloc(options->n_running, sizeof *s->running);
+    s->items = calloc(options->n_running, sizeof *s->items);
+    if (!s->waiting || !s->ranks || !s->running || !s->items) {
+        sched_free(s);
+        return -ENOMEM;
+    }
+    *ret = s;
+    return 0;
+}
+
+void sched_free(struct sched *sched)
+{
+    if (!sched)
+        return;
+    free(sched->waiting);
+    free(sched->ranks);
+    free(sched->running);
+    free(sched->items);
+    free(sched);
+}
+
+/* ---- users --------------------------------------------------------------------------------- */
+
+/* A user who comes back after a rest starts level with the least served of those who are here:
+ * rest earns no credit. */
+static void user_enter(struct sched *s, struct sched_user *user)
+{
+    if (user->n_entries++ > 0)
+        return;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < s->n_waiting + s->n_running; i++) {
+        const struct sched_entry *e =
+            i < s->n_waiting ? s->waiting[i] : s->running[i - s->n_waiting];
+        if (e->user != user && e->user->served < least)
+            least = e->user->served;
+    }
+    if (least != UINT64_MAX && user->served < least)
+        user->served = least;
+}
+
+/* ---- the queue ----------------------------------------------------------------------------- */
+
+static uint32_t pages_needed(const struct sched *s, const struct sched_entry *e)
+{
+    return (uint32_t)(((uint64_t)e->n_total + s->o.page_len - 1) / s->o.page_len);
+}
+
+int sched_add(struct sched *sched, struct sched_entry *entry)
+{
+    if (pages_needed(sched, entry) > sched->o.n_pages)
+        return -E2BIG;
+    if (sched->n_waiting >= sched->o.n_waiting)
+        return -ENOBUFS;
+    user_enter(sched, entry->user);
+    entry->state = SCHED_WAITING;
+    entry->n_pages = 0;
+    entry->position = sched->n_waiting;
+    sched->waiting[sched->n_waiting++] = entry;
+    sched->sorted_us = 0;
+    return 0;
+}
+
+static void take_out(struct sched_entry **list, uint32_t *n, const struct sched_entry *entry)
+{
+    uint32_t i = 0;
+    while (i < *n && list[i] != entry)
+        i++;
+    if (i == *n)
+        return;
+    memmove(list + i, list + i + 1, (*n - i - 1) * sizeof *list);
+    --*n;
+}
+
+void sched_remove(struct sched *sched, struct sched_entry *entry)
+{
+    if (entry->state == SCHED_NONE)
+        return;
+    if (entry->state == SCHED_WAITING) {
+        take_out(sched->waiting, &sched->n_waiting, entry);
+        sched->sorted_us = 0;
+    } else {
+        take_out(sched->running, &sched->n_running, entry);
+        sched->pages_reserved -= entry->n_pages;
+    }
+    entry->n_pages = 0;
+    entry->state = SCHED_NONE;
+    entry->user->n_entries--;
+}
+
+void sched_set_back(struct sched *sched, struct sched_entry *entry)
+{
+    take_out(sched->running, &sched->n_running, entry);
+    sched->pages_reserved -= entry->n_pages;
+    entry->n_pages = 0;
+    /* It is owed its end: the bound of the queue does not apply, the array has room for it. */
+    entry->state = SCHED_WAITING;
+    sched->waiting[sched->n_waiting++] = entry;
+    sched->sorted_us = 0;
+}
+
+/* ---- admission ----------------------------------------------------------------------------- */
+
+static int by_rank(const void *a, const void *b)
+{
+    const struct rank *x = a, *y = b;
+    if (x->class_ != y->class_)
+        return x->class_ < y->class_ ? -1 : 1;
+    if (x->served != y->served)
+        return x->served < y->served ? -1 : 1;
+    return x->arrival_us < y->arrival_us ? -1 : x->arrival_us > y->arrival_us;
+}
+
+static struct rank rank_of(struct sched_entry *e, uint64_t now_us)
+{
+    uint64_t waited = now_us > e->arrival_us ? now_us - e->arrival_us : 0;
+    uint64_t better = waited / SCHED_AGING_US;
+    uint64_t class_ = (uint64_t)e->class_;
+    /* From the best class on, waiting longer counts before the user's share does: the bound on
+     * starvation. */
+    return (struct rank){.class_ = better > class_ ? 0 : class_ - better,
+                         .served = better > class_ + 1 ? 0 : e->user->served,
+                         .arrival_us = e->arrival_us,
+                         .entry = e};
+}
+
+static void sort_queue(struct sched *s, uint64_t now_us)
+{
+    if (s->sorted_us && now_us - s->sorted_us < RESORT_US)
+        return;
+    for (uint32_t i = 0; i < s->n_waiting; i++)
+        s->ranks[i] = rank_of(s->waiting[i], now_us);
+    qsort(s->ranks, s->n_waiting, sizeof *s->ranks, by_rank);
+    for (uint32_t i = 0; i < s->n_waiting; i++) {
+        s->waiting[i] = s->ranks[i].entry;
+        s->waiting[i]->position = i;
+    }
+    s->sorted_us = now_us ? now_us : 1;
+}
+
+static bool fits(const struct sched *s, const struct sched_entry *e)
+{
+    return s->n_running < s->o.n_running && pages_needed(s, e) <= s->o.n_pages - s->pages_reserved;
+}
+
+static bool may_displace(const struct sched_entry *first, const struct sched_entry *running)
+{
+    return running->parked || running->class_ > first->class_;
+}
+
+/* Whom to set back so that `first` fits: parked before others, then the worst class, then the
+ * youngest. NULL where not even all of them together would do. */
+static struct sched_entry *choose_victim(const struct sched *s, const struct sched_entry *first)
+{
+    struct sched_entry *victim = NULL;
+    uint32_t pages = s->o.n_pages - s->pages_reserved, slots = s->o.n_running - s->n_running;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        struct sched_entry *e = s->running[i];
+        if (!may_displace(first, e))
+            continue;
+        pages += e->n_pages;
+        slots++;
+        if (!victim || e->parked > victim->parked ||
+            (e->parked == victim->parked && e->class_ >= victim->class_))
+            victim = e;
+    }
+    return slots > 0 && pages >= pages_needed(s, first) ? victim : NULL;
+}
+
+struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
+                                struct sched_entry **ret_victim)
+{
+    struct sched *s = sched;
+    *ret_victim = NULL;
+    if (s->n_waiting == 0)
+        return NULL;
+    sort_queue(s, now_us);
+    struct sched_entry *first = NULL;
+    for (uint32_t i = 0; i < s->n_waiting && !first; i++)
+        if (!s->waiting[i]->parked) /* set back, and its client still does not read */
+            first = s->waiting[i];
+    if (!first)
+        return NULL;
+    if (!fits(s, first)) {
+        *ret_victim = choose_victim(s, first);
+        return NULL;
+    }
+    take_out(s->waiting, &s->n_waiting, first);
+    for (uint32_t i = 0; i < s->n_waiting; i++)
+        s->waiting[i]->position = i;
+    first->state = SCHED_RUNNING;
+    first->n_pages = pages_needed(s, first);
+    first->admitted_us = now_us;
+    s->pages_reserved += first->n_pages;
+    s->running[s->n_running++] = first;
+    if (s->n_waiting && s->last_admission_us && now_us > s->last_admission_us) {
+        double interval = (double)(now_us - s->last_admission_us);
+        s->interval_us =
+            s->interval_us > 0 ? s->interval_us + LEARN * (interval - s->interval_us) : interval;
+    }
+    s->last_admission_us = now_us;
+    return first;
+}
+
+/* ---- the step ------------------------------------------------------------------------------ */
+
+static uint32_t rows_left(const struct sched_entry *e)
+{
+    return e->parked || e->held || e->n_known <= e->n_done ? 0 : e->n_known - e->n_done;
+}
+
+/* Prefill rows that let the step end within the target: the token gap, or twice a plain step where
+ * that is more. */
+static uint32_t chunk_rows(const struct sched *s, bool alone)
+{
+    if (!(s->per_row_us > 0))
+        return CHUNK_FIRST < s->o.chunk_max ? CHUNK_FIRST : s->o.chunk_max;
+    double gap = (double)s->o.token_gap_us;
+    if (gap < 2 * s->plain_us)
+        gap = 2 * s->plain_us;
+    if (alone)
+        gap *= ALONE_GAPS;
+    double rows = (gap - s->plain_us) / s->per_row_us;
+    if (rows >= s->o.chunk_max)
+        return s->o.chunk_max;
+    return rows > CHUNK_MIN ? (uint32_t)rows : CHUNK_MIN;
+}
+
+/* Shares `chunk` rows among the planned prefills: equal parts, and what the short ones leave goes
+ * to the others. Rounding favours another one each step. */
+static void share_chunk(struct sched *s, size_t first, uint32_t chunk)
+{
+    size_t n = s->n_items - first;
+    bool gave = true;
+    while (chunk > 0 && gave) {
+        size_t hungry = 0;
+        gave = false;
+        for (size_t i = first; i < s->n_items; i++) {
+            uint32_t left = rows_left(s->items[i].entry), max = s->items[i].entry->rows_max;
+            hungry += s->items[i].n_rows < (max && max < left ? max : left);
+        }
+        if (hungry == 0)
+            return;
+        uint32_t part = chunk / (uint32_t)hungry ? chunk / (uint32_t)hungry : 1;
+        for (size_t k = 0; k < n && chunk > 0; k++) {
+            struct sched_item *item = &s->items[first + (k + s->turn) % n];
+            uint32_t left = rows_left(item->entry), max = item->entry->rows_max;
+            uint32_t want = (max && max < left ? max : left) - item->n_rows;
+            uint32_t take = want < part ? want : part;
+            if (take > chunk)
+                take = chunk;
+            item->n_rows += take;
+            chunk -= take;
+            gave = gave || take > 0;
+        }
+    }
+}
+
+size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
+{
+    struct sched *s = sched;
+    s->n_items = 0;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (rows_left(s->running[i]) == 1)
+            s->items[s->n_items++] = (struct sched_item){.entry = s->running[i], .n_rows = 1};
+    size_t n_plain = s->n_items;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (rows_left(s->running[i]) > 1)
+            s->items[s->n_items++] = (struct sched_item){.entry = s->running[i]};
+    if (s->n_items > n_plain) {
+        share_chunk(s, n_plain, chunk_rows(s, n_plain == 0));
+        s->turn++;
+        size_t n = n_plain;
+        for (size_t i = n_plain; i < s->n_items; i++)
+            if (s->items[i].n_rows > 0)
+                s->items[n++] = s->items[i];
+        s->n_items = n;
+    }
+    *ret_items = s->items;
+    return s->n_items;
+}
+
+void sched_step_done(struct sched *sched, uint64_t step_us)
+{
+    struct sched *s = sched;
+    uint32_t n_plain = 0, n_prefill = 0;
+    for (size_t i = 0; i < s->n_items; i++) {
+        struct sched_user *user = s->items[i].entry->user;
+        uint32_t rows = s->items[i].n_rows;
+        user->served += (uint64_t)rows * 1024 / (user->weight ? user->weight : 1);
+        if (rows == 1)
+            n_plain++;
+        else
+            n_prefill += rows;
+    }
+    s->n_items = 0;
+    double us = (double)step_us;
+    if (n_prefill == 0 && n_plain > 0) {
+        s->plain_us = s->plain_us > 0 ? s->plain_us + LEARN * (us - s->plain_us) : us;
+    } else if (n_prefill >= CHUNK_MIN) {
+        /* What the rows add: without a plain step to compare with, all of it. */
+        double added = n_plain && us > s->plain_us ? us - s->plain_us : us;
+        double per_row = added / n_prefill;
+        s->per_row_us =
+            s->per_row_us > 0 ? s->per_row_us + LEARN * (per_row - s->per_row_us) : per_row;
+    }
+}
+
+/* ---- figures ------------------------------------------------------------------------------- */
+
+uint32_t sched_n_running(const struct sched *sched)
+{
+    return sched->n_running;
+}
+
+uint32_t sched_n_waiting(const struct sched *sched)
+{
+    return sched->n_waiting;
+}
+
+uint32_t sched_pages_reserved(const struct sched *sched)
+{
+    return sched->pages_reserved;
+}
+
+struct sched_entry *sched_running(const struct sched *sched, uint32_t index)
+{
+    return index < sched->n_running ? sched->running[index] : NULL;
+}
+
+struct sched_entry *sched_waiting(const struct sched *sched, uint32_t position)
+{
+    return position < sched->n_waiting ? sched->waiting[position] : NULL;
+}
+
+uint64_t sched_estimate_prefill(const struct sched *sched, uint32_t n_tokens)
+{
+    return (uint64_t)(sched->per_row_us * n_tokens);
+}
+
+uint64_t sched_estimate_wait(const struct sched *sched, uint32_t position)
+{
+    return (uint64_t)(sched->interval_us * ((double)position + 1));
+}
