@@ -23,7 +23,7 @@ static const struct family families[] = {
 
 static bool has(struct text_span span, const char *part)
 {
-    return span.len > 0 && memmem(span.s, span.len, part, strlen(part)) != NULL;
+    return span.s && memmem(span.s, span.len, part, strlen(part)) != NULL;
 }
 
 enum text_chat_family text_chat_family(const struct text_tokenizer *tokenizer, bool *ret_known)
