@@ -40,7 +40,7 @@ struct model_layer {
     struct ops_matrix router;        /* (n_experts, d_model) */
     struct ops_matrix *expert_gate, *expert_up, *expert_down; /* n_experts of each */
     struct ops_matrix shared_gate, shared_up, shared_down;
-    const float *shared_router;      /* (d_model) */
+    struct ops_matrix shared_router; /* (1, d_model) */
 };
 
 struct model;

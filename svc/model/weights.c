@@ -191,7 +191,7 @@ static int plan_moe(struct plan *plan, struct model_layer *layer, int64_t i)
     plan->weights->token_bytes +=
         (plan->weights->file_bytes - before) / s->n_experts * s->n_experts_used;
     if (r == 0)
-        r = add_vector(plan, &layer->shared_router, i, "ffn_gate_inp_shexp.weight", s->d_model, 0);
+        r = add_matrix(plan, &layer->shared_router, i, "ffn_gate_inp_shexp.weight", s->d_model, 1);
     if (r == 0)
         r = add_matrix(plan, &layer->shared_gate, i, "ffn_gate_shexp.weight", s->d_model,
                        s->d_shared);
@@ -207,12 +207,16 @@ static void summarize_types(struct plan *plan)
 {
     char *summary = plan->weights->type_summary;
     size_t length = 0;
+    uint64_t total = 0;
+    for (size_t t = 0; t <= OPS_BF16; t++)
+        total += plan->bytes_by_type[t];
     for (;;) {
         size_t most = 0;
         for (size_t t = 1; t <= OPS_BF16; t++)
             if (plan->bytes_by_type[t] > plan->bytes_by_type[most])
                 most = t;
-        if (plan->bytes_by_type[most] == 0 || length >= sizeof plan->weights->type_summary)
+        if (plan->bytes_by_type[most] <= total / 100 ||
+            length >= sizeof plan->weights->type_summary)
             return;
         length += (size_t)snprintf(summary + length, sizeof plan->weights->type_summary - length,
                                    "%s%s", length ? " + " : "", ops_type_name((uint32_t)most));

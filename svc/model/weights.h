@@ -20,7 +20,7 @@ struct model_weights {
     size_t arena_bytes;    /* what the arena must hold */
     uint64_t file_bytes;   /* of all tensors that are used */
     uint64_t token_bytes;  /* of the matrices that one token reads, as they lie in the file */
-    char type_summary[64]; /* matrix types, most bytes first: "Q5_0 + Q8_0 + Q6_K" */
+    char type_summary[64]; /* matrix types with over 1 % of the bytes, most first: "Q5_0 + Q8_0" */
 
     struct model_placement *placements;
     size_t n_placements, max_placements;

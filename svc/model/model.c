@@ -1,0 +1,256 @@
+/* Owns: a loaded model, and the promise that it fits in memory.
+ *
+ * The load is: metadata, shape, plan of the weights, tokenizer, the budget in numbers, and only
+ * then the weights. What does not fit is refused before the first weight is read. */
+#include "svc/model/model.h"
+
+#include "mm/memory.h"
+#include "svc/model/forward.h"
+#include "svc/model/gguf.h"
+#include "svc/model/shape.h"
+#include "svc/model/vocab.h"
+#include "svc/model/weights.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct model {
+    struct model_shape shape;
+    struct model_weights weights;
+    struct model_sampling sampling;
+    struct text_tokenizer *tokenizer; /* or NULL */
+    struct ops_rope *rope;
+    char name[128];
+    char notes[384];
+};
+
+static int set_rope(struct model *model, const struct model_options *options, char *why,
+                    size_t why_size);
+static int check_budget(const struct model *model, const struct model_options *options,
+                        unsigned n_threads, char *why, size_t why_size);
+static void set_name(struct model *model, const struct gguf *gguf);
+
+int model_load(struct model **ret, const char *path, const struct model_options *options,
+               struct ops_pool *pool, char *why, size_t why_size)
+{
+    struct gguf *gguf;
+    int r = gguf_open(&gguf, path, why, why_size);
+    if (r < 0)
+        return r;
+    struct model *model = calloc(1, sizeof *model);
+    if (!model) {
+        r = -ENOMEM;
+        goto free_gguf;
+    }
+    r = model_shape_read(&model->shape, gguf, why, why_size);
+    if (r == 0)
+        r = model_weights_plan(&model->weights, gguf, &model->shape, why, why_size);
+    if (r == 0)
+        r = model_vocab_read(&model->tokenizer, gguf, why, why_size);
+    if (r == 0 && model->tokenizer && text_n_vocab(model->tokenizer) > model->shape.n_vocab) {
+        snprintf(why, why_size,
+                 "the vocabulary has %" PRIu32 " tokens where token_embd.weight has %" PRIu32
+                 " rows",
+                 text_n_vocab(model->tokenizer), model->shape.n_vocab);
+        r = -EBADMSG;
+    }
+    if (r < 0)
+        goto free_model;
+    if (model->tokenizer)
+        model->shape.n_tokens = text_n_vocab(model->tokenizer);
+    r = model_sampling_read(&model->sampling, gguf, &model->shape, model->tokenizer, why, why_size);
+    if (r == 0)
+        r = set_rope(model, options, why, why_size);
+    if (r == 0)
+        r = check_budget(model, options, ops_pool_n_threads(pool), why, why_size);
+    if (r == 0)
+        r = ops_rope_new(&model->rope, &model->shape.rope);
+    if (r == 0)
+        r = model_weights_load(&model->weights, gguf, options, pool, model->notes,
+                               sizeof model->notes, why, why_size);
+    if (r < 0)
+        goto free_model;
+    set_name(model, gguf);
+    gguf_free(gguf);
+    *ret = model;
+    return 0;
+free_model:
+    model_free(model);
+free_gguf:
+    gguf_free(gguf);
+    return r;
+}
+
+void model_free(struct model *model)
+{
+    if (!model)
+        return;
+    model_weights_done(&model->weights);
+    text_tokenizer_free(model->tokenizer);
+    ops_rope_free(model->rope);
+    free(model);
+}
+
+/* The file's RoPE, or the caller's; the table is as long as what will be served. */
+static int set_rope(struct model *model, const struct model_options *options, char *why,
+                    size_t why_size)
+{
+    struct model_shape *shape = &model->shape;
+    if (options->rope_override) {
+        shape->rope.scaling = options->rope.scaling;
+        shape->rope.factor = options->rope.factor;
+        shape->rope.attention_factor = options->rope.attention_factor;
+        shape->rope.original_context =
+            options->rope.original_context ? options->rope.original_context : shape->context_length;
+    }
+    if (shape->rope.scaling == OPS_ROPE_YARN) {
+        double context = shape->rope.factor * shape->rope.original_context;
+        if (context > MODEL_CONTEXT_MAX) {
+            snprintf(why, why_size,
+                     "RoPE scaling by %g of %" PRIu32 " positions is beyond the %u possible",
+                     shape->rope.factor, shape->rope.original_context, MODEL_CONTEXT_MAX);
+            return -EINVAL;
+        }
+        if (context > shape->context_length)
+            shape->context_length = (uint32_t)context;
+    }
+    shape->rope.n_positions = options->n_context ? options->n_context : shape->context_length;
+    if (ops_rope_bytes(&shape->rope) == 0) {
+        snprintf(why, why_size,
+                 "RoPE options are out of range: factor %g, original context %" PRIu32,
+                 shape->rope.factor, shape->rope.original_context);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / (1u << 30);
+}
+
+/* Refuses in numbers. Weights that the pool of huge pages holds whole need no ordinary memory. */
+static int check_budget(const struct model *model, const struct model_options *options,
+                        unsigned n_threads, char *why, size_t why_size)
+{
+    uint32_t context = model->shape.rope.n_positions;
+    uint64_t pages = ((uint64_t)context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+    uint64_t weights = model->weights.arena_bytes;
+    uint64_t kv;
+    if (__builtin_mul_overflow(pages * model->shape.n_layers,
+                               forward_kv_slice_bytes(model, options->kv_type), &kv))
+        kv = UINT64_MAX / 4;
+    uint64_t scratch = forward_bytes(model, FORWARD_CHUNK, context, n_threads) +
+                       ops_rope_bytes(&model->shape.rope) +
+                       (model->tokenizer ? text_tokenizer_bytes(model->tokenizer) : 0);
+    uint64_t total = weights + kv + scratch, ordinary = total;
+
+    struct mm_memory memory;
+    int r = mm_memory_query(&memory, "");
+    if (r < 0) {
+        snprintf(why, why_size, "cannot tell how much memory is available: %s", strerror(-r));
+        return r;
+    }
+    uint64_t available = memory.ordinary;
+    if (options->huge_pages != MM_HUGE_OFF && !memory.hugetlb_in_cgroup &&
+        memory.hugetlb >= weights)
+        ordinary -= weights;
+    if (options->memory_limit_bytes && options->memory_limit_bytes < available) {
+        available = options->memory_limit_bytes;
+        ordinary = total;
+    }
+    if (ordinary <= available)
+        return 0;
+    snprintf(why, why_size,
+             "the model does not fit in memory: it needs %.2f GiB (weights %.2f, KV of %" PRIu32
+             " positions %.2f, scratch %.2f) and %.2f GiB %s: take a smaller --context, a smaller "
+             "--kv type, or a model quantized to fewer bits",
+             gib(total), gib(weights), context, gib(kv), gib(scratch), gib(available),
+             available == options->memory_limit_bytes ? "are allowed"
+             : memory.ordinary == memory.machine      ? "are available"
+                                                      : "are left by the cgroup's limit");
+    return -ENOMEM;
+}
+
+/* general.name, else the file's name; what does not print is shown as '?'. */
+static void set_name(struct model *model, const struct gguf *gguf)
+{
+    char why[1];
+    struct gguf_string name = {NULL, 0};
+    if (gguf_get_string(gguf, "general.name", &name, why, sizeof why) < 0 || name.length == 0) {
+        const char *path = gguf_path(gguf, 0), *slash = strrchr(path, '/');
+        name.data = slash ? slash + 1 : path;
+        name.length = strlen(name.data);
+    }
+    size_t n = name.length < sizeof model->name - 1 ? name.length : sizeof model->name - 1;
+    for (size_t i = 0; i < n; i++)
+        model->name[i] = name.data[i] >= 0x20 && name.data[i] < 0x7f ? name.data[i] : '?';
+}
+
+const struct model_shape *model_shape(const struct model *model)
+{
+    return &model->shape;
+}
+
+const struct model_layer *model_layers(const struct model *model)
+{
+    return model->weights.layers;
+}
+
+const struct ops_matrix *model_embedding(const struct model *model)
+{
+    return &model->weights.embedding;
+}
+
+const struct ops_matrix *model_head(const struct model *model)
+{
+    return &model->weights.head;
+}
+
+const float *model_output_norm(const struct model *model)
+{
+    return model->weights.output_norm;
+}
+
+const struct ops_rope *model_rope(const struct model *model)
+{
+    return model->rope;
+}
+
+const struct text_tokenizer *model_tokenizer(const struct model *model)
+{
+    return model->tokenizer;
+}
+
+const struct model_sampling *model_sampling(const struct model *model)
+{
+    return &model->sampling;
+}
+
+const struct mm_arena *model_arena(const struct model *model)
+{
+    return &model->weights.arena;
+}
+
+const char *model_name(const struct model *model)
+{
+    return model->name;
+}
+
+const char *model_type_summary(const struct model *model)
+{
+    return model->weights.type_summary;
+}
+
+const char *model_load_notes(const struct model *model)
+{
+    return model->notes;
+}
+
+uint64_t model_weight_bytes(const struct model *model)
+{
+    return model->weights.token_bytes;
+}
