@@ -1,0 +1,3 @@
+/* ops/arch/probe_kernel.h for avx2. */
+#define OPS_SET avx2
+#include "ops/arch/probe_kernel.h"

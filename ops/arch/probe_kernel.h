@@ -1,0 +1,46 @@
+/* The inner loops of ops/probe.h, written once against ops/arch/vec.h. */
+#include "ops/arch/probe_kernels.h"
+#include "ops/arch/vec.h"
+
+#define FETCH_AHEAD 4096 /* bytes */
+#define CHAINS      12   /* of 16 lanes: hides the latency of fma on every set */
+
+static uint32_t read_all(const uint8_t *data, size_t n)
+{
+    vec_i32 acc[4] = {vi_zero(), vi_zero(), vi_zero(), vi_zero()};
+    int32_t lanes[16];
+
+    for (size_t i = 0; i < n; i += 256) {
+        OPS_UNROLL
+        for (int j = 0; j < 4; j++) {
+            __builtin_prefetch(data + i + 64 * j + FETCH_AHEAD);
+            acc[j] = vi_xor(acc[j], vi_load(data + i + 64 * j));
+        }
+    }
+    vi_store(lanes, vi_xor(vi_xor(acc[0], acc[1]), vi_xor(acc[2], acc[3])));
+    return (uint32_t)lanes[0] ^ (uint32_t)lanes[7];
+}
+
+static float fma_chains(size_t n)
+{
+    const vec_f32 a = vf_set1(0.999f), b = vf_set1(0.001f);
+    vec_f32 acc[CHAINS], sum = vf_zero();
+
+    OPS_UNROLL
+    for (int j = 0; j < CHAINS; j++)
+        acc[j] = vf_set1((float)j);
+    for (size_t i = 0; i < n; i++) {
+        OPS_UNROLL
+        for (int j = 0; j < CHAINS; j++)
+            acc[j] = vf_fma(acc[j], a, b);
+    }
+    OPS_UNROLL
+    for (int j = 0; j < CHAINS; j++)
+        sum = vf_add(sum, acc[j]);
+    return vf_sum(sum);
+}
+
+const struct ops_probe_kernels OPS_SET_NAME(ops_probe_kernels) = {
+    .read = read_all,
+    .fma = fma_chains,
+};
