@@ -73,8 +73,9 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
         messages[n++] = (struct text_message){.role = {role, strlen(role)},
                                               .content = {(const char *)part.bytes, part.length}};
     }
-    int r = text_chat_encode(model_tokenizer(p->model), p->family, messages, n, true, p->ids,
-                             p->n_ids_max, ret_n, why, sizeof why);
+    int r = text_chat_encode(model_tokenizer(p->model), p->family, messages, n,
+                             !(q->r.flags & IPC_FLAG_RAW_CHAT), true, p->ids, p->n_ids_max, ret_n,
+                             why, sizeof why);
     free(messages);
     if (r == -ENOSPC)
         return encode_error(q, r, *ret_n, p->n_ids_max);

@@ -156,8 +156,9 @@ static int messages_check(const struct text_message *messages, size_t n, size_t 
 }
 
 int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_family family,
-                     const struct text_message *messages, size_t n, bool add_generation_prompt,
-                     uint32_t *ids, size_t max, size_t *ret_n, char *why, size_t why_size)
+                     const struct text_message *messages, size_t n, bool default_system,
+                     bool add_generation_prompt, uint32_t *ids, size_t max, size_t *ret_n,
+                     char *why, size_t why_size)
 {
     const struct text_span system = {"system", 6}, assistant = {"assistant", 9};
     const struct text_span default_system = {families[family].system,
@@ -184,7 +185,7 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_fami
         r = -ENOMEM;
         goto say_why;
     }
-    if (!span_is(messages[0].role, "system"))
+    if (default_system && !span_is(messages[0].role, "system"))
         r = turn_add(&prompt, system, default_system);
     for (size_t i = 0; i < n && r == 0; i++)
         r = turn_add(&prompt, messages[i].role, messages[i].content);

@@ -30,12 +30,14 @@ struct text_message {
     struct text_span content;
 };
 
-/* Encodes a conversation. With add_generation_prompt it ends where the assistant is to speak.
+/* Encodes a conversation. With default_system one that does not begin with a system message gets the
+ * family's; with add_generation_prompt it ends where the assistant is to speak.
  * 0, -ENOSPC, -EILSEQ (*ret_n is the index of the message), -ENOMEM as text_encode; -EINVAL: an
  * unknown role, or no message (*ret_n is the index); -ENOTSUP: the vocabulary lacks <|im_start|> or
  * <|im_end|>. `why` (may be NULL with size 0) holds a sentence on failure. */
 int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_family family,
-                     const struct text_message *messages, size_t n, bool add_generation_prompt,
-                     uint32_t *ids, size_t max, size_t *ret_n, char *why, size_t why_size);
+                     const struct text_message *messages, size_t n, bool default_system,
+                     bool add_generation_prompt, uint32_t *ids, size_t max, size_t *ret_n,
+                     char *why, size_t why_size);
 
 #endif

@@ -25,7 +25,8 @@ static void assert_prompt(enum text_chat_family family, const struct text_messag
     size_t n_ids, n_want;
     char why[256] = "";
 
-    int r = text_chat_encode(qwen2, family, messages, n, generation, ids, 512, &n_ids, why, 256);
+    int r =
+        text_chat_encode(qwen2, family, messages, n, true, generation, ids, 512, &n_ids, why, 256);
     if (r < 0)
         fail_msg("%s", why);
     assert_int_equal(text_encode(qwen2, want, strlen(want), true, want_ids, 512, &n_want), 0);
@@ -62,6 +63,20 @@ static void templates(void **state)
                   "<|im_start|>assistant\n");
 }
 
+static void without_default(void **state)
+{
+    const struct text_message hello = {SPAN("user"), SPAN("Hello")};
+    const uint32_t want[] = {151644, 872, 198, 9707, 151645, 198};
+    uint32_t ids[16];
+    size_t n;
+
+    (void)state;
+    assert_int_equal(
+        text_chat_encode(qwen2, TEXT_CHAT_QWEN2, &hello, 1, false, false, ids, 16, &n, NULL, 0), 0);
+    assert_int_equal(n, 6);
+    assert_memory_equal(ids, want, sizeof want);
+}
+
 /* A message that plays the template's part stays text: as many control tokens as the template
  * makes, where it makes them. */
 static void no_smuggling(void **state)
@@ -73,7 +88,7 @@ static void no_smuggling(void **state)
 
     (void)state;
     assert_int_equal(
-        text_chat_encode(qwen2, TEXT_CHAT_QWEN2, &evil, 1, true, ids, 512, &n, NULL, 0), 0);
+        text_chat_encode(qwen2, TEXT_CHAT_QWEN2, &evil, 1, true, true, ids, 512, &n, NULL, 0), 0);
     for (size_t i = 0; i < n; i++)
         n_control += text_is_special(qwen2, ids[i]);
     assert_int_equal(n_control, 5);
@@ -122,15 +137,19 @@ static void refusals(void **state)
     char why[256];
 
     (void)state;
-    assert_int_equal(text_chat_encode(qwen2, 0, NULL, 0, true, ids, 8, &n, why, 256), -EINVAL);
+    assert_int_equal(text_chat_encode(qwen2, 0, NULL, 0, true, true, ids, 8, &n, why, 256),
+                     -EINVAL);
     assert_string_equal(why, "the conversation has no message");
-    assert_int_equal(text_chat_encode(qwen2, 0, &odd, 1, true, ids, 8, &n, why, 256), -EINVAL);
+    assert_int_equal(text_chat_encode(qwen2, 0, &odd, 1, true, true, ids, 8, &n, why, 256),
+                     -EINVAL);
     assert_int_equal(n, 0);
     assert_non_null(strstr(why, "role"));
-    assert_int_equal(text_chat_encode(qwen2, 0, broken, 2, true, ids, 8, &n, why, 256), -EILSEQ);
+    assert_int_equal(text_chat_encode(qwen2, 0, broken, 2, true, true, ids, 8, &n, why, 256),
+                     -EILSEQ);
     assert_int_equal(n, 1);
     assert_string_equal(why, "message 1 is no valid UTF-8 at byte 1");
-    assert_int_equal(text_chat_encode(qwen2, 0, broken, 1, true, ids, 8, &n, why, 256), -ENOSPC);
+    assert_int_equal(text_chat_encode(qwen2, 0, broken, 1, true, true, ids, 8, &n, why, 256),
+                     -ENOSPC);
     assert_int_equal(n, 20);
     assert_non_null(strstr(why, "20 tokens"));
 
@@ -140,7 +159,7 @@ static void refusals(void **state)
     file.source.n_tokens -= 3; /* without the chat tokens */
     file.source.bos_id = file.source.eos_id = file.source.pad_id = TEXT_NO_ID;
     assert_int_equal(text_tokenizer_new(&t, &file.source, why, sizeof why), 0);
-    assert_int_equal(text_chat_encode(t, 0, broken, 1, true, ids, 8, &n, why, 256), -ENOTSUP);
+    assert_int_equal(text_chat_encode(t, 0, broken, 1, true, true, ids, 8, &n, why, 256), -ENOTSUP);
     text_tokenizer_free(t);
     vocab_file_done(&file);
 }
@@ -162,9 +181,8 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(templates),
-        cmocka_unit_test(no_smuggling),
-        cmocka_unit_test(family_of_the_file),
+        cmocka_unit_test(templates),    cmocka_unit_test(without_default),
+        cmocka_unit_test(no_smuggling), cmocka_unit_test(family_of_the_file),
         cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
