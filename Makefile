@@ -26,7 +26,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libutf8proc-dev gzip xz-utils python3-minimal
+            libedit-dev libnuma-dev libutf8proc-dev systemd dbus python3
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
