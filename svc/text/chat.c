@@ -161,8 +161,7 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_fami
                      char *why, size_t why_size)
 {
     const struct text_span system = {"system", 6}, assistant = {"assistant", 9};
-    const struct text_span default_system = {families[family].system,
-                                             strlen(families[family].system)};
+    const struct text_span stand_in = {families[family].system, strlen(families[family].system)};
     struct prompt prompt = {.tokenizer = tokenizer, .ids = ids, .max = max};
     size_t index, longest;
     int r;
@@ -180,13 +179,13 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_fami
         return r;
     }
     /* a run is at most "assistant", a line end and the content; the default may be the longest */
-    prompt.run = malloc(longest + default_system.len + 16);
+    prompt.run = malloc(longest + stand_in.len + 16);
     if (!prompt.run) {
         r = -ENOMEM;
         goto say_why;
     }
     if (default_system && !span_is(messages[0].role, "system"))
-        r = turn_add(&prompt, system, default_system);
+        r = turn_add(&prompt, system, stand_in);
     for (size_t i = 0; i < n && r == 0; i++)
         r = turn_add(&prompt, messages[i].role, messages[i].content);
     if (r == 0)
