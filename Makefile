@@ -26,7 +26,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libutf8proc-dev systemd dbus python3
+            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev systemd dbus python3
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -34,7 +34,7 @@ OPT ?= -O2 -g
 CFLAGS_ALL := -std=gnu11 $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden \
               -pthread -fPIC -I. -DQUERN_VERSION='"$(VERSION)"' $(CFLAGS)
 LDFLAGS_ALL := -pthread $(LDFLAGS)
-LIBS_CORE := -luring -lhugetlbfs -lsystemd -linih -lutf8proc -lnuma -ljansson -lm
+LIBS_CORE := -luring -lhugetlbfs -lsystemd -linih -lutf8proc -lnuma -lxxhash -ljansson -lm
 JEMALLOC := -ljemalloc
 
 ifneq ($(SAN),)

@@ -1,0 +1,79 @@
+/* The packed image: what a load made of a model file, kept on disk so that the next start reads it
+ * straight into place.
+ *
+ * mm knows nothing of what the sections hold. An image belongs to one state of its source files
+ * (device, inode, size, times of each) and to one layout (a fingerprint of the caller's); any other
+ * is refused, and so is one that is damaged, cut, of another version, or owned by a stranger. It is
+ * written under a temporary name, synced and renamed: a power cut leaves the old image or none.
+ * The temporary file is also the lock that lets two services which start together pack once. */
+#ifndef QUERN_MM_IMAGE_H
+#define QUERN_MM_IMAGE_H
+
+#include "mm/reader.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Which image is wanted. */
+struct mm_image_key {
+    uint64_t source[2]; /* of the source files, see mm_image_identify */
+    uint64_t layout;    /* fingerprint of code and shape, the caller's */
+    uid_t owner;        /* of the first source file: may own the image, as we and root may */
+};
+
+/* Fills source and owner from open files. */
+int mm_image_identify(struct mm_image_key *key, const int *fds, size_t n_fds);
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+struct mm_image;
+
+/* Opens and checks header and table. Errors: -ENOENT (no image), -ESTALE (of another source, layout
+ * or version), -EPERM (owned by a stranger), -EBADMSG (damaged), those of the reader. `key` NULL:
+ * any image of this version. `options` as for mm_reader_new, or NULL. */
+int mm_image_open(struct mm_image **ret, const char *path, const struct mm_image_key *key,
+                  const struct mm_reader_options *options, char *why, size_t why_size);
+void mm_image_free(struct mm_image *image);
+
+/* Length of a section, or -ENOENT. */
+int mm_image_section(const struct mm_image *image, const char *name, uint64_t *ret_length);
+
+/* Called as a section arrives; a negative return ends the read with it. */
+typedef int mm_image_progress_fn(void *arg, uint64_t bytes_done);
+
+/* Reads a section into memory of at least its length (page-aligned: without a copy) and compares
+ * its checksum: -EBADMSG where it does not match, and what is in `into` is then not to be used. */
+int mm_image_read(struct mm_image *image, const char *name, void *into,
+                  mm_image_progress_fn *progress, void *arg, char *why, size_t why_size);
+
+const char *mm_image_mode(const struct mm_image *image); /* see mm_reader_mode */
+void mm_image_content(const struct mm_image *image, uint64_t ret_content[2]);
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+struct mm_image_writer;
+
+struct mm_image_part { /* a section to write */
+    const char *name;  /* shorter than 24 bytes */
+    const void *data;
+    uint64_t length;
+};
+
+/* Takes the lock; open once more then, since somebody may have finished before. -EEXIST: while we waited somebody else finished (open again). -EAGAIN: somebody
+ * else is at it, and `wait` said to go on without (a negative return; it is called ten times a
+ * second; NULL: do not wait). -EACCES, -EROFS and the like: no image can be written here. */
+int mm_image_writer_new(struct mm_image_writer **ret, const char *path, int (*wait)(void *arg),
+                        void *arg, char *why, size_t why_size);
+
+/* Gives up the lock; an image that was not finished is gone. */
+void mm_image_writer_free(struct mm_image_writer *writer);
+
+/* Writes all sections and puts the image in place. `stop`, if not NULL, is looked at every few MiB:
+ * nonzero ends with -ECANCELED. On any error (-ENOSPC) there is no new image, and the old one, if
+ * any, is as it was. */
+int mm_image_write(struct mm_image_writer *writer, const struct mm_image_key *key,
+                   const uint64_t content[2], const struct mm_image_part *parts, size_t n_parts,
+                   const int *stop, char *why, size_t why_size);
+
+#endif
