@@ -65,11 +65,7 @@ void request_free(struct request *request)
     if (request->next)
         request->next->prev = request->prev;
     request->client->n_requests--;
-    while (request->pending) {
-        struct pending_event *next = request->pending->next;
-        free(request->pending);
-        request->pending = next;
-    }
+    request_drop_pending(request);
     free(request->sequences);
     free(request->input);
     free(request->result);
@@ -209,4 +205,14 @@ void request_set_result(struct request *request, enum ipc_data kind, void *bytes
     request->result_bytes = n;
     request->result_sent = 0;
     request->result_kind = kind;
+}
+
+void request_drop_pending(struct request *request)
+{
+    while (request->pending) {
+        struct pending_event *next = request->pending->next;
+        free(request->pending);
+        request->pending = next;
+    }
+    request->pending_end = &request->pending;
 }

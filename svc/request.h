@@ -58,6 +58,9 @@ bool request_pump(struct request *request, uint64_t now_us);
 void request_end(struct request *request, enum ipc_reason reason, enum ipc_code code,
                  const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* Forgets what the client has not made room for: the service is stopping. */
+void request_drop_pending(struct request *request);
+
 /* Sets the result of an operation other than generate; takes over `bytes` (malloc'd). */
 void request_set_result(struct request *request, enum ipc_data kind, void *bytes, size_t n);
 

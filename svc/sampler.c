@@ -30,12 +30,19 @@ struct sampler_history {
     struct history_entry *entries; /* (n_max), in order of first appearance */
 };
 
+struct saved_logit {
+    uint32_t id;
+    float value;
+};
+
 struct sampler {
     uint32_t n_tokens;
     size_t n_candidates;
     size_t n_kept;
     struct sampler_candidate *candidates; /* (n_tokens) gathered, then a heap */
     struct sampler_candidate *kept;       /* (n_tokens) */
+    size_t n_saved;
+    struct saved_logit *saved; /* (n_tokens) what penalised entries of the row were */
 };
 
 /* ---- parameters ---------------------------------------------------------------------------- */
@@ -259,6 +266,7 @@ static void take_penalised(struct sampler *s, const struct sampler_params *p,
                            const struct sampler_history *h, float *row)
 {
     s->n_candidates = 0;
+    s->n_saved = 0;
     bool repetition = p->repetition_penalty != 1.0f;
     bool output = p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
     if (!h || (!repetition && !output))
@@ -271,9 +279,16 @@ static void take_penalised(struct sampler *s, const struct sampler_params *p,
         value = value > 0 ? value / p->repetition_penalty : value * p->repetition_penalty;
         if (e->n_outputs)
             value -= (double)p->presence_penalty + (double)p->frequency_penalty * e->n_outputs;
+        s->saved[s->n_saved++] = (struct saved_logit){.id = e->id, .value = row[e->id]};
         row[e->id] = -INFINITY;
         s->candidates[s->n_candidates++] = (struct sampler_candidate){.id = e->id, .value = value};
     }
+}
+
+static void put_back(const struct sampler *s, float *row)
+{
+    for (size_t i = 0; i < s->n_saved; i++)
+        row[s->saved[i].id] = s->saved[i].value;
 }
 
 static void gather(struct sampler *s, const float *row, double threshold)
@@ -348,7 +363,8 @@ int sampler_new(struct sampler **ret, uint32_t n_tokens)
     s->n_tokens = n_tokens;
     s->candidates = calloc(n_tokens, sizeof *s->candidates);
     s->kept = calloc(n_tokens, sizeof *s->kept);
-    if (!s->candidates || !s->kept) {
+    s->saved = calloc(n_tokens, sizeof *s->saved);
+    if (!s->candidates || !s->kept || !s->saved) {
         sampler_free(s);
         return -ENOMEM;
     }
@@ -362,6 +378,7 @@ void sampler_free(struct sampler *sampler)
         return;
     free(sampler->candidates);
     free(sampler->kept);
+    free(sampler->saved);
     free(sampler);
 }
 
@@ -377,18 +394,21 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
     take_penalised(s, params, history, logits);
     if (!find_bounds(s, logits, k && k < s->n_tokens ? k : 1, &threshold, &best)) {
         s->n_kept = 0;
+        put_back(s, logits);
         return -EDOM;
     }
     if (greedy) {
         s->n_kept = 1;
         s->kept[0].p = 1;
         *ret_id = s->kept[0].id;
+        put_back(s, logits);
         return 0;
     }
     double floor = best - WEIGHT_FLOOR * (double)params->temperature;
     if (k == 0 || k >= s->n_tokens || threshold < floor)
         threshold = floor;
     gather(s, logits, threshold);
+    put_back(s, logits);
 
     double mass = 0;
     for (size_t i = 0; i < s->n_candidates; i++) {

@@ -41,8 +41,8 @@ struct sampler;
 int sampler_new(struct sampler **ret, uint32_t n_tokens);
 void sampler_free(struct sampler *sampler);
 
-/* Draws output token number `index` from `logits` (n_tokens; penalised entries are overwritten).
- * Returns 0 and the id, or -EDOM where no logit is a number. */
+/* Draws output token number `index` from `logits` (n_tokens, changed meanwhile and put
+ * back). Returns 0 and the id, or -EDOM where no logit is a number. */
 int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
                  const struct sampler_history *history, float *logits, uint32_t sample,
                  uint64_t index, uint32_t *ret_id);

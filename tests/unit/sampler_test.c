@@ -162,7 +162,7 @@ static void agrees_with_the_reference(void **state)
                     assert_true(mine == 0);
             }
         }
-        memcpy(work, logits, n * sizeof *work);
+        assert_memory_equal(work, logits, n * sizeof *work);
         assert_int_equal(sampler_draw(sampler, &p, history, work, 0, (uint64_t)round, &again), 0);
         assert_int_equal(id, again);
         sampler_history_free(history);

@@ -1,0 +1,236 @@
+/* The engine's requests: from submission to the last event. What a step computes is in step.c, how
+ * the model is brought up in load.c. */
+#include "svc/engine.h"
+
+#include "svc/sequence.h"
+#include "svc/status.h"
+#include "svc/step.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+uint64_t engine_now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Hands out what it can, and frees the request when its final event is out. */
+static void pump(struct engine *e, struct request *q)
+{
+    if (!request_pump(q, engine_now_us()))
+        return;
+    const uint16_t reason = q->final.u.final.reason;
+    uint64_t *count = reason == IPC_REASON_FAILED      ? &e->totals.n_failed
+                      : reason == IPC_REASON_CANCELLED ? &e->totals.n_cancelled
+                                                       : &e->totals.n_finished;
+    ++*count;
+    e->totals.n_cached_tokens += q->final.u.final.cached_tokens;
+    e->totals.n_prompt_tokens += q->final.u.final.prompt_tokens;
+    struct journal_context context = client_context(q->client, q->r.id);
+    journal_log(JOURNAL_DEBUG, &context, "request %llu ended: reason %u, code %u, %u + %u tokens",
+                (unsigned long long)q->r.id, reason, q->final.u.final.code,
+                q->final.u.final.prompt_tokens, q->final.u.final.generated);
+    q->client->account->n_requests--;
+    request_free(q);
+}
+
+/* Ends what is left of a request's sequences. */
+static void end_sequences(struct engine *e, struct request *q)
+{
+    for (uint32_t i = 0; i < q->n_sequences; i++)
+        if (q->sequences[i])
+            step_end_sequence(e, q->sequences[i]);
+}
+
+static void schedule(struct engine *e, struct request *q)
+{
+    for (uint32_t i = 0; i < q->n_sequences && !q->is_done; i++) {
+        struct sequence *s = q->sequences[i];
+        uint64_t alone_us = sched_estimate_prefill(e->sched, s->n_prompt);
+        int r = sched_add(e->sched, &s->sched);
+        if (q->deadline_us && q->taken_us + alone_us > q->deadline_us)
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_DEADLINE,
+                        "The deadline is %u ms, but the prompt alone takes about %llu ms here.",
+                        q->r.deadline_ms, (unsigned long long)alone_us / 1000);
+        else if (r == -ENOBUFS)
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_BUSY,
+                        "%u requests wait already, as many as the queue takes; try later.",
+                        sched_n_waiting(e->sched));
+        else if (r < 0)
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
+                        "The sequence may need %u positions, but the cache has %u in all.",
+                        s->n_total, mm_kv_n_pages(e->kv) * OPS_KV_PAGE);
+    }
+    if (q->is_done)
+        end_sequences(e, q);
+}
+
+static void prepare(struct engine *e, struct request *q)
+{
+    if (q->r.op == IPC_OP_INFO) {
+        size_t n = 0;
+        char *text = status_info_text(e, &n);
+        q->prepared = true;
+        request_set_result(q, IPC_DATA_TEXT, text, text ? n : 0);
+        if (text)
+            request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+        else
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left.");
+    } else {
+        prepare_request(&e->prepare, q);
+        if (!q->is_done)
+            schedule(e, q);
+    }
+    if (q->is_done)
+        pump(e, q);
+}
+
+static void post_loading(struct engine *e, struct request *q)
+{
+    struct ipc_event_record event = {.type = IPC_EVENT_PROGRESS};
+    event.u.progress.phase = IPC_PHASE_LOADING;
+    event.u.progress.done = e->load_done;
+    event.u.progress.total = e->load_total;
+    request_post_news(q, &event);
+}
+
+static void refuse(struct client *client, uint64_t id, enum ipc_code code, const char *sentence)
+{
+    struct ipc_event_record final = {.id = id, .type = IPC_EVENT_FINAL};
+    final.u.final.reason = IPC_REASON_FAILED;
+    final.u.final.code = (uint16_t)code;
+    int r = ipc_session_finish(client->session, &final, sentence);
+    if (r < 0)
+        client_fail(client, r);
+}
+
+void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken)
+{
+    struct request *q;
+    char why[IPC_SENTENCE_MAX];
+
+    engine->totals.n_requests++;
+    if (policy_request(engine->policy, client->account, why, sizeof why) < 0) {
+        engine->totals.n_failed++;
+        refuse(client, taken->r.id, IPC_CODE_BUSY, why);
+        return;
+    }
+    if (request_new(&q, client, taken, engine_now_us()) < 0) {
+        engine->totals.n_failed++;
+        client->account->n_requests--;
+        refuse(client, taken->r.id, IPC_CODE_NO_MEMORY, "No memory was left for the request.");
+        return;
+    }
+    struct ipc_event_record accepted = {.type = IPC_EVENT_ACCEPTED};
+    request_post(q, &accepted, NULL, 0);
+    if (q->r.op == IPC_OP_STATUS) {
+        size_t n = 0;
+        char *text = status_text(engine, &n);
+        q->prepared = true;
+        request_set_result(q, IPC_DATA_TEXT, text, text ? n : 0);
+        if (text)
+            request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+        else
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left.");
+        pump(engine, q);
+    } else if (engine->model) {
+        prepare(engine, q);
+    } else {
+        post_loading(engine, q);
+    }
+}
+
+void engine_loaded(struct engine *engine)
+{
+    for (struct client *c = *engine->clients; c; c = c->next)
+        for (struct request *q = c->requests, *next; q; q = next) {
+            next = q->next;
+            if (!q->prepared && !q->is_done)
+                prepare(engine, q);
+        }
+}
+
+void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total)
+{
+    engine->load_done = done;
+    engine->load_total = total;
+    for (struct client *c = *engine->clients; c; c = c->next)
+        for (struct request *q = c->requests; q; q = q->next)
+            if (!q->prepared)
+                post_loading(engine, q);
+}
+
+static void end_request(struct engine *e, struct request *q, enum ipc_reason reason,
+                        enum ipc_code code, const char *sentence)
+{
+    request_end(q, reason, code, "%s", sentence);
+    end_sequences(e, q);
+    pump(e, q);
+}
+
+void engine_cancel(struct engine *engine, struct client *client, uint64_t id)
+{
+    for (struct request *q = client->requests; q; q = q->next)
+        if (q->r.id == id) {
+            end_request(engine, q, IPC_REASON_CANCELLED, IPC_CODE_OK, "");
+            return;
+        }
+}
+
+void engine_drop_client(struct engine *engine, struct client *client)
+{
+    client->broken = true; /* nothing is posted any more */
+    while (client->requests)
+        end_request(engine, client->requests, IPC_REASON_CANCELLED, IPC_CODE_OK, "");
+}
+
+void engine_stop(struct engine *engine)
+{
+    for (struct client *c = *engine->clients; c; c = c->next)
+        for (struct request *q = c->requests, *next; q; q = next) {
+            next = q->next;
+            request_drop_pending(q);
+            end_request(engine, q, IPC_REASON_FAILED, IPC_CODE_SHUTDOWN,
+                        "The service is stopping; send the request again when it is back.");
+        }
+}
+
+void engine_pump(struct engine *engine, struct client *client)
+{
+    for (struct request *q = client->requests, *next; q; q = next) {
+        next = q->next;
+        if (request_is_parked(q) || q->is_done)
+            pump(engine, q);
+    }
+}
+
+uint64_t engine_next_deadline(const struct engine *engine)
+{
+    uint64_t first = 0;
+    for (const struct client *c = *engine->clients; c; c = c->next)
+        for (const struct request *q = c->requests; q; q = q->next)
+            if (q->deadline_us && !q->is_done && (!first || q->deadline_us < first))
+                first = q->deadline_us;
+    return first;
+}
+
+void engine_expire(struct engine *engine)
+{
+    uint64_t now = engine_now_us();
+    for (struct client *c = *engine->clients; c; c = c->next)
+        for (struct request *q = c->requests, *next; q; q = next) {
+            next = q->next;
+            if (q->deadline_us && !q->is_done && now >= q->deadline_us)
+                end_request(engine, q, IPC_REASON_CANCELLED, IPC_CODE_DEADLINE,
+                            "The deadline passed before the answer was complete.");
+        }
+}
+
+void engine_finish_if_done(struct engine *engine, struct request *request)
+{
+    if (request->is_done)
+        pump(engine, request);
+}

@@ -1,0 +1,90 @@
+/* The engine: all model state, owned by one thread.
+ *
+ * Requests come in (engine_submit) and are computed in steps (engine_step): admit, plan, compute,
+ * sample, hand out. Between two steps the caller looks at the rings, so that a cancel or a death
+ * takes effect by the next step. */
+#ifndef QUERN_SVC_ENGINE_H
+#define QUERN_SVC_ENGINE_H
+
+#include "svc/client.h"
+#include "svc/model/forward.h"
+#include "svc/options.h"
+#include "svc/prefix.h"
+#include "svc/prepare.h"
+#include "svc/request.h"
+#include "svc/sampler.h"
+
+struct engine_totals { /* since the start */
+    uint64_t n_requests, n_finished, n_cancelled, n_failed;
+    uint64_t n_prompt_tokens, n_cached_tokens, n_generated_tokens;
+    uint64_t n_steps, step_us, n_set_back;
+};
+
+struct engine {
+    const struct options *options;
+    struct policy *policy;
+    struct client *const *clients; /* the service's list: its head */
+    struct ops_pool *pool;
+    struct model *model; /* NULL while loading */
+    struct mm_kv *kv;
+    struct prefix *prefix;
+    struct forward *forward;
+    struct sched *sched;
+    struct prepare prepare;
+    uint32_t context;
+    uint64_t load_done, load_total; /* bytes, for progress */
+    struct sampler **samplers;      /* (n_threads) */
+    float *logits;                  /* (n_logit_rows, n_vocab) */
+    uint32_t n_logit_rows;
+    struct forward_span *spans; /* (sequences) of the step */
+    struct engine_row *rows;    /* (sequences) of the step: what each span is */
+    struct engine_totals totals;
+    uint64_t started_us;
+};
+
+/* Starts the thread pool; the model comes later. 0 or -errno with a sentence. */
+int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
+                struct client *const *clients, char *why, size_t why_size);
+void engine_done(struct engine *engine); /* no client has requests any more */
+
+/* Loads the model and makes what depends on it. `progress` is called from time to time; a negative
+ * return of it ends the load with that value. */
+int engine_load(struct engine *engine, size_t input_bytes_max,
+                int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
+                size_t why_size);
+
+/* Takes over a request that ipc_session_take returned (not a cancel). */
+void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken);
+
+/* While the model is loading: tells those who wait how far it is; then prepares what came in. */
+void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total);
+void engine_loaded(struct engine *engine);
+
+/* Ends a request of this client, if it has one of that id. */
+void engine_cancel(struct engine *engine, struct client *client, uint64_t id);
+
+/* Ends all requests of a client that is gone, without events. */
+void engine_drop_client(struct engine *engine, struct client *client);
+
+/* Ends every request: the service is stopping. */
+void engine_stop(struct engine *engine);
+
+/* Hands out what a client has made room for. */
+void engine_pump(struct engine *engine, struct client *client);
+
+/* Hands out the end of a request that is done (and frees it where there is room). */
+void engine_finish_if_done(struct engine *engine, struct request *request);
+
+/* Whether some sequence can go on now: its client reads. */
+bool engine_is_runnable(const struct engine *engine);
+
+/* One step. False where there was nothing to compute. */
+bool engine_step(struct engine *engine);
+
+/* When a deadline needs a look, in µs of the monotonic clock; 0: never. */
+uint64_t engine_next_deadline(const struct engine *engine);
+void engine_expire(struct engine *engine);
+
+uint64_t engine_now_us(void); /* CLOCK_MONOTONIC */
+
+#endif

@@ -1,0 +1,168 @@
+/* Bringing the engine up: threads, model, KV pool, scratch; each refusal in numbers. */
+#include "svc/step.h"
+
+#include "mm/memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CONTEXT_DEFAULT = 8192,
+    CONTEXTS_DEFAULT = 4, /* full contexts that the KV pool holds where nothing was said */
+    CHUNK_MAX = 512,
+};
+
+int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
+                struct client *const *clients, char *why, size_t why_size)
+{
+    struct engine e = {
+        .options = options, .policy = policy, .clients = clients, .started_us = engine_now_us()};
+    struct ops_pool_options pool = {.n_threads = options->threads};
+    int r = ops_pool_new(&e.pool, &pool);
+    if (r < 0) {
+        snprintf(why, why_size, "The threads cannot be started (%s); give a smaller --threads.",
+                 strerror(-r));
+        return r;
+    }
+    *engine = e;
+    return 0;
+}
+
+void engine_done(struct engine *engine)
+{
+    struct engine *e = engine;
+    if (e->samplers)
+        for (unsigned i = 0; i < ops_pool_n_threads(e->pool); i++)
+            sampler_free(e->samplers[i]);
+    free(e->samplers);
+    free(e->logits);
+    free(e->spans);
+    free(e->rows);
+    prepare_done(&e->prepare);
+    sched_free(e->sched);
+    prefix_free(e->prefix);
+    forward_free(e->forward);
+    mm_kv_free(e->kv);
+    model_free(e->model);
+    ops_pool_free(e->pool);
+    *e = (struct engine){0};
+}
+
+/* Pages of the KV pool: what was asked for, else a few contexts within a quarter of the memory; at
+ * least one context. */
+static int choose_pages(const struct engine *e, const struct model *model, uint32_t *ret, char *why,
+                        size_t why_size)
+{
+    const struct options *o = e->options;
+    const uint64_t page_bytes =
+        (uint64_t)forward_kv_slice_bytes(model, o->kv_type) * model_shape(model)->n_layers;
+    const uint64_t one = ((uint64_t)e->context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+    uint64_t ordinary = UINT64_MAX, hugetlb = 0, left = UINT64_MAX;
+    if (mm_memory_available(&ordinary, &hugetlb) == 0)
+        left = ordinary + hugetlb;
+    if (o->memory_limit_bytes) {
+        uint64_t used = model_arena(model)->size;
+        uint64_t rest = o->memory_limit_bytes > used ? o->memory_limit_bytes - used : 0;
+        left = rest < left ? rest : left;
+    }
+    uint64_t n = o->kv_bytes ? o->kv_bytes / page_bytes : CONTEXTS_DEFAULT * one;
+    if (!o->kv_bytes && n > left / 4 / page_bytes)
+        n = left / 4 / page_bytes > one ? left / 4 / page_bytes : one;
+    if (n < one) {
+        snprintf(why, why_size,
+                 "A context of %u positions needs %llu MiB of KV cache, but --kv-bytes gives %llu "
+                 "MiB; lower --context or raise it.",
+                 e->context, (unsigned long long)(one * page_bytes >> 20),
+                 (unsigned long long)(o->kv_bytes >> 20));
+        return -ENOMEM;
+    }
+    if (n > UINT32_MAX - 1 || n * page_bytes > left) {
+        snprintf(why, why_size,
+                 "The KV cache needs %llu MiB, but %llu MiB of memory are left beside the weights; "
+                 "lower --context or --kv-bytes, or use --kv q8_0.",
+                 (unsigned long long)(n * page_bytes >> 20), (unsigned long long)(left >> 20));
+        return -ENOMEM;
+    }
+    *ret = (uint32_t)n;
+    return 0;
+}
+
+static int make_scratch(struct engine *e, const struct model *model, size_t input_bytes_max)
+{
+    const struct options *o = e->options;
+    const struct model_shape *shape = model_shape(model);
+    const unsigned n_threads = ops_pool_n_threads(e->pool);
+    e->n_logit_rows = o->sequences + STEP_SCORE_ROWS;
+    e->logits = malloc((size_t)e->n_logit_rows * shape->n_vocab * sizeof *e->logits);
+    e->spans = calloc(o->sequences, sizeof *e->spans);
+    e->rows = calloc(o->sequences, sizeof *e->rows);
+    e->samplers = calloc(n_threads, sizeof *e->samplers);
+    if (!e->logits || !e->spans || !e->rows || !e->samplers)
+        return -ENOMEM;
+    for (unsigned i = 0; i < n_threads; i++) {
+        int r = sampler_new(&e->samplers[i], shape->n_tokens);
+        if (r < 0)
+            return r;
+    }
+    return prepare_init(&e->prepare, model, e->context, OPS_KV_PAGE, STEP_SCORE_ROWS,
+                        input_bytes_max);
+}
+
+int engine_load(struct engine *engine, size_t input_bytes_max,
+                int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
+                size_t why_size)
+{
+    struct engine *e = engine;
+    const struct options *o = e->options;
+    struct model *model;
+    struct model_options options = {.huge_pages = o->huge_pages,
+                                    .memory_limit_bytes = o->memory_limit_bytes,
+                                    .n_context = o->context,
+                                    .kv_type = o->kv_type,
+                                    .progress = progress,
+                                    .progress_arg = arg};
+    int r = model_load(&model, o->model, &options, e->pool, why, why_size);
+    if (r < 0)
+        return r;
+    const struct model_shape *shape = model_shape(model);
+    const uint32_t trained = shape->context_length;
+    e->context = o->context                             ? o->context
+                 : trained && trained < CONTEXT_DEFAULT ? trained
+                                                        : CONTEXT_DEFAULT;
+    uint32_t n_pages;
+    r = choose_pages(e, model, &n_pages, why, why_size);
+    if (r < 0)
+        goto free_model;
+    r = mm_kv_new(&e->kv, n_pages, shape->n_layers, forward_kv_slice_bytes(model, o->kv_type),
+                  o->huge_pages, why, why_size);
+    if (r < 0)
+        goto free_model;
+    if (why[0])
+        journal_log(JOURNAL_INFO, NULL, "KV cache: %s", why);
+    struct sched_options sched = {.n_pages = n_pages,
+                                  .page_len = OPS_KV_PAGE,
+                                  .n_running = o->sequences,
+                                  .n_waiting = o->queue,
+                                  .chunk_max = CHUNK_MAX,
+                                  .token_gap_us = (uint64_t)o->token_gap_ms * 1000};
+    if ((r = forward_new(&e->forward, model, e->pool, e->kv, o->kv_type, CHUNK_MAX + o->sequences,
+                         e->context)) < 0 ||
+        (r = prefix_new(&e->prefix, e->kv, OPS_KV_PAGE)) < 0 ||
+        (r = sched_new(&e->sched, &sched)) < 0 ||
+        (r = make_scratch(e, model, input_bytes_max)) < 0) {
+        snprintf(
+            why, why_size,
+            "Memory for the computation could not be had (%s); lower --context or --sequences.",
+            strerror(-r));
+        goto free_model; /* what else was made is engine_done's */
+    }
+    e->model = model;
+    return 0;
+free_model:
+    forward_free(e->forward);
+    e->forward = NULL;
+    model_free(model);
+    return r;
+}

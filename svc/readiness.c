@@ -1,0 +1,49 @@
+/* What systemd is told (see readiness.h). */
+#include "svc/readiness.h"
+
+#include <systemd/sd-daemon.h>
+
+void readiness_init(struct readiness *readiness)
+{
+    uint64_t watchdog_us = 0;
+    *readiness = (struct readiness){0};
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0)
+        readiness->watchdog_us = watchdog_us;
+}
+
+void readiness_status(const char *text)
+{
+    sd_notifyf(0, "STATUS=%s", text);
+}
+
+void readiness_ready(void)
+{
+    sd_notify(0, "READY=1\nWATCHDOG_USEC=0");
+}
+
+void readiness_stopping(void)
+{
+    sd_notify(0, "STOPPING=1\nSTATUS=Stopping");
+}
+
+void readiness_work(struct readiness *readiness, uint64_t now_us)
+{
+    struct readiness *r = readiness;
+    if (!r->watchdog_us)
+        return;
+    if (!r->armed)
+        sd_notifyf(0, "WATCHDOG_USEC=%llu\nWATCHDOG=1", (unsigned long long)r->watchdog_us);
+    else if (now_us - r->petted_us > r->watchdog_us / 4)
+        sd_notify(0, "WATCHDOG=1");
+    else
+        return;
+    r->armed = true;
+    r->petted_us = now_us;
+}
+
+void readiness_rest(struct readiness *readiness)
+{
+    if (readiness->armed)
+        sd_notify(0, "WATCHDOG_USEC=0");
+    readiness->armed = false;
+}

@@ -1,0 +1,31 @@
+/* What systemd is told: readiness, status, stopping, and the watchdog.
+ *
+ * The watchdog runs only while there is work: armed (WATCHDOG_USEC=) before the first step after a
+ * rest, petted between steps, disarmed (WATCHDOG_USEC=0) once the service rests. A hung step is
+ * killed, and a resting service never wakes for it. Without systemd nothing here does anything. */
+#ifndef QUERN_SVC_READINESS_H
+#define QUERN_SVC_READINESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct readiness {
+    uint64_t watchdog_us; /* WatchdogSec= of the unit; 0: none */
+    bool armed;
+    uint64_t petted_us; /* last time */
+};
+
+/* Also disarms the watchdog that systemd starts with. */
+void readiness_init(struct readiness *readiness);
+
+void readiness_status(const char *text); /* STATUS= */
+void readiness_ready(void);
+void readiness_stopping(void);
+
+/* Before a step, with the time now. */
+void readiness_work(struct readiness *readiness, uint64_t now_us);
+
+/* The service goes to rest. */
+void readiness_rest(struct readiness *readiness);
+
+#endif

@@ -1,0 +1,454 @@
+/* The event loop (see service.h). */
+#include "svc/service.h"
+
+#include "ops/isa.h"
+#include "svc/client.h"
+#include "svc/engine.h"
+#include "svc/listener.h"
+#include "svc/readiness.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum {
+    EVENTS_MAX = 64,
+    EMPTY_POLLS_MAX = 64, /* then a quiet ring is armed and no longer polled */
+    REST_GRACE_MS = 2000, /* without work before the watchdog is disarmed */
+    LINGER_US = 300000,   /* for clients to read their last events when the service ends */
+    EXIT_OK = 0,
+    EXIT_USAGE = 64,
+    EXIT_NO_INPUT = 66,
+    EXIT_OURS = 70,
+    EXIT_MACHINE = 71,
+};
+
+/* epoll data: what a descriptor is, in the low bits of the pointer to its client. */
+enum source { SOURCE_SOCKET = 0, SOURCE_PROCESS = 1, SOURCE_MASK = 3 };
+enum { DATA_LISTENER = 0, DATA_SIGNAL = 1 }; /* no client: no pointer is that small */
+
+struct service {
+    const struct options *options;
+    struct ipc_listener listener;
+    struct policy policy;
+    struct engine engine;
+    struct readiness readiness;
+    struct client *clients;
+    uint64_t n_accepted; /* numbers the clients */
+    uint8_t *input;      /* one request's bytes */
+    size_t input_max;
+    int epoll_fd, signal_fd;
+    bool accepting; /* the listener is in epoll */
+    bool stop;
+};
+
+/* ---- clients ------------------------------------------------------------------------------- */
+
+static int watch(struct service *s, int fd, uint64_t data)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = data};
+    return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+static void close_client(struct service *s, struct client *c)
+{
+    if (!s->accepting && s->listener.fd >= 0 && watch(s, s->listener.fd, DATA_LISTENER) == 0)
+        s->accepting = true; /* descriptors come back */
+    struct journal_context context = client_context(c, 0);
+    journal_log(c->why[0] ? JOURNAL_INFO : JOURNAL_DEBUG, &context,
+                "client %llu (uid %u, pid %d) closed: %s", (unsigned long long)c->number,
+                (unsigned)context.uid, (int)context.pid, c->why);
+    engine_drop_client(&s->engine, c);
+    if (c->counted)
+        policy_disconnect(&s->policy, c->account);
+    *(c->prev ? &c->prev->next : &s->clients) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    client_free(c); /* closes its descriptors, which leaves epoll */
+}
+
+/* Closes whoever broke since the last call. */
+static void reap(struct service *s)
+{
+    for (struct client *c = s->clients, *next; c; c = next) {
+        next = c->next;
+        if (c->broken)
+            close_client(s, c);
+    }
+}
+
+static void accept_one(struct service *s, const struct ipc_peer *peer)
+{
+    struct client *c;
+    struct account *account = policy_account(&s->policy, peer->uid);
+    if (!account) {
+        close(peer->fd);
+        if (peer->pidfd >= 0)
+            close(peer->pidfd);
+        return;
+    }
+    if (client_new(&c, peer, ++s->n_accepted, account) < 0)
+        return;
+    c->next = s->clients;
+    if (c->next)
+        c->next->prev = c;
+    s->clients = c;
+    int r = watch(s, peer->fd, (uint64_t)(uintptr_t)c | SOURCE_SOCKET);
+    if (r == 0 && peer->pidfd >= 0)
+        r = watch(s, peer->pidfd, (uint64_t)(uintptr_t)c | SOURCE_PROCESS);
+    if (r < 0)
+        client_fail(c, r);
+}
+
+static void accept_all(struct service *s)
+{
+    for (;;) {
+        struct ipc_peer peer;
+        int r = ipc_accept(s->listener.fd, &peer);
+        if (r == -EACCES) {
+            journal_log(JOURNAL_WARNING, NULL, "refused a process of the overflow uid");
+            continue;
+        }
+        if (r == -EMFILE || r == -ENFILE) {
+            /* Until somebody leaves, the listener would only make epoll spin. */
+            journal_log(JOURNAL_WARNING, NULL,
+                        "no file descriptor is left for a client; raise LimitNOFILE=");
+            epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->listener.fd, NULL);
+            s->accepting = false;
+            return;
+        }
+        if (r < 0)
+            return;
+        accept_one(s, &peer);
+    }
+}
+
+static void greet(struct service *s, struct client *c)
+{
+    char why[IPC_SENTENCE_MAX];
+    if (policy_connect(&s->policy, c->account, why, sizeof why) < 0) {
+        ipc_session_refuse(c->session, IPC_CODE_BUSY, why);
+        c->broken = true;
+        snprintf(c->why, sizeof c->why, "refused: %.140s", why);
+        return;
+    }
+    c->counted = true;
+    int r = ipc_session_open(c->session, &ipc_limits_default, c->number);
+    if (r < 0) {
+        client_fail(c, r);
+        return;
+    }
+    c->awake = true;
+    struct journal_context context = client_context(c, 0);
+    journal_log(JOURNAL_DEBUG, &context, "client %llu connected (uid %u, pid %d)",
+                (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid);
+}
+
+/* Takes what a client submitted. */
+static void take_requests(struct service *s, struct client *c)
+{
+    while (!c->broken) {
+        struct ipc_request request;
+        int r = ipc_session_take(c->session, &request, s->input, s->input_max);
+        if (r < 0)
+            client_fail(c, r);
+        if (r <= 0)
+            return;
+        if (request.r.op == IPC_OP_CANCEL)
+            engine_cancel(&s->engine, c, request.r.target);
+        else
+            engine_submit(&s->engine, c, &request);
+    }
+}
+
+/* Looks at a client's ring, and falls asleep for it after many looks at nothing. */
+static void poll_client(struct service *s, struct client *c)
+{
+    int r = ipc_session_poll(c->session);
+    if (r < 0) {
+        client_fail(c, r);
+        return;
+    }
+    if (r & IPC_WANT_ROOM)
+        engine_pump(&s->engine, c);
+    if (r & (IPC_WANT_RECORDS | IPC_WANT_ROOM))
+        take_requests(s, c);
+    c->empty_polls = r ? 0 : c->empty_polls + 1;
+    if (c->empty_polls < EMPTY_POLLS_MAX || c->broken)
+        return;
+    c->empty_polls = 0;
+    r = ipc_session_arm(c->session);
+    if (r < 0)
+        client_fail(c, r);
+    else
+        c->awake = r == 1;
+}
+
+static void poll_clients(struct service *s)
+{
+    for (struct client *c = s->clients; c; c = c->next)
+        if (c->awake && !c->broken)
+            poll_client(s, c);
+}
+
+/* Rings whoever sleeps and has got something. */
+static void ring_clients(struct service *s)
+{
+    for (struct client *c = s->clients; c; c = c->next) {
+        if (c->broken || !ipc_session_is_open(c->session))
+            continue;
+        int r = ipc_session_ring(c->session);
+        if (r < 0)
+            client_fail(c, r);
+    }
+}
+
+/* Arms every ring. False where one of them has something already. */
+static bool arm_clients(struct service *s)
+{
+    bool all = true;
+    for (struct client *c = s->clients; c; c = c->next) {
+        if (!c->awake || c->broken)
+            continue;
+        int r = ipc_session_arm(c->session);
+        if (r < 0)
+            client_fail(c, r);
+        else if (r == 0)
+            c->awake = false;
+        all = all && r == 0;
+    }
+    return all;
+}
+
+/* ---- events -------------------------------------------------------------------------------- */
+
+static void socket_event(struct service *s, struct client *c)
+{
+    int r = ipc_session_receive(c->session);
+    if (r < 0) {
+        client_fail(c, r);
+    } else if (r == IPC_RECEIVED_HELLO) {
+        greet(s, c);
+    } else if (r == IPC_RECEIVED_DOORBELL && ipc_session_is_open(c->session)) {
+        if (!c->awake)
+            ipc_session_disarm(c->session);
+        c->awake = true;
+        c->empty_polls = 0;
+    }
+}
+
+static void handle(struct service *s, const struct epoll_event *event)
+{
+    if (event->data.u64 == DATA_LISTENER) {
+        accept_all(s);
+    } else if (event->data.u64 == DATA_SIGNAL) {
+        struct signalfd_siginfo info;
+        if (read(s->signal_fd, &info, sizeof info) == sizeof info)
+            s->stop = true;
+    } else {
+        struct client *c = (struct client *)(uintptr_t)(event->data.u64 & ~(uint64_t)SOURCE_MASK);
+        if (c->broken)
+            return;
+        if ((event->data.u64 & SOURCE_MASK) == SOURCE_PROCESS)
+            client_fail(c, -ECONNRESET);
+        else
+            socket_event(s, c);
+    }
+}
+
+/* Waits for events (timeout_ms as epoll's) and handles them; then looks at the rings. The result is
+ * the number of events. */
+static int look(struct service *s, int timeout_ms)
+{
+    struct epoll_event events[EVENTS_MAX];
+    int n = epoll_wait(s->epoll_fd, events, EVENTS_MAX, timeout_ms);
+    for (int i = 0; i < n; i++)
+        handle(s, &events[i]);
+    poll_clients(s);
+    ring_clients(s);
+    reap(s);
+    return n;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+static int load_progress(void *arg, uint64_t done, uint64_t total)
+{
+    struct service *s = arg;
+    engine_load_progress(&s->engine, done, total);
+    look(s, 0);
+    return s->stop ? -ECANCELED : 0;
+}
+
+/* Until the next deadline, in ms, at most `longest` (-1: no bound). */
+static int sleep_ms(const struct service *s, int longest)
+{
+    const uint64_t deadline = engine_next_deadline(&s->engine), now = engine_now_us();
+    if (!deadline)
+        return longest;
+    uint64_t ms = deadline > now ? (deadline - now) / 1000 + 1 : 0;
+    if (ms > 3600000)
+        ms = 3600000;
+    return longest >= 0 && ms > (uint64_t)longest ? longest : (int)ms;
+}
+
+static void serve(struct service *s)
+{
+    while (!s->stop) {
+        look(s, 0);
+        engine_expire(&s->engine);
+        if (engine_is_runnable(&s->engine))
+            readiness_work(&s->readiness, engine_now_us());
+        if (engine_step(&s->engine)) {
+            ring_clients(s);
+            continue;
+        }
+        if (!arm_clients(s))
+            continue;
+        if (!s->readiness.armed)
+            look(s, sleep_ms(s, -1));
+        else if (look(s, sleep_ms(s, REST_GRACE_MS)) == 0)
+            readiness_rest(&s->readiness);
+    }
+}
+
+/* Whether somebody is connected who may still have something to read. */
+static bool clients_read_on(const struct service *s)
+{
+    for (const struct client *c = s->clients; c; c = c->next)
+        if (ipc_session_is_open(c->session) && ipc_session_counters(c->session)->events > 0)
+            return true;
+    return false;
+}
+
+/* Ends every request and leaves clients a moment to read their final events: when their memory is
+ * taken back there is nothing left to read. */
+static void wind_down(struct service *s)
+{
+    readiness_stopping();
+    engine_stop(&s->engine);
+    ring_clients(s);
+    uint64_t end = engine_now_us() + LINGER_US;
+    for (uint64_t now; (now = engine_now_us()) < end && clients_read_on(s);)
+        look(s, (int)((end - now) / 1000) + 1);
+    while (s->clients)
+        close_client(s, s->clients);
+}
+
+/* ---- start and end ------------------------------------------------------------------------- */
+
+static int open_descriptors(struct service *s, char *why, size_t why_size)
+{
+    sigset_t signals;
+    struct rlimit limit;
+    int r = listener_open(&s->listener, s->options->socket, why, why_size);
+    if (r < 0)
+        return r;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) { /* a client takes a few */
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they inherit it */
+    s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (s->signal_fd < 0 || s->epoll_fd < 0 || watch(s, s->signal_fd, DATA_SIGNAL) < 0 ||
+        watch(s, s->listener.fd, DATA_LISTENER) < 0) {
+        r = -errno;
+        snprintf(why, why_size, "The event loop cannot be set up: %s.", strerror(-r));
+        return r;
+    }
+    s->accepting = true;
+    return 0;
+}
+
+static void close_descriptors(struct service *s)
+{
+    ipc_listener_done(&s->listener);
+    if (s->epoll_fd >= 0)
+        close(s->epoll_fd);
+    if (s->signal_fd >= 0)
+        close(s->signal_fd);
+}
+
+static void say_ready(const struct service *s)
+{
+    const struct engine *e = &s->engine;
+    journal_log(JOURNAL_INFO, NULL, "%s", model_load_notes(e->model));
+    journal_log(JOURNAL_NOTICE, NULL, "ready: %s (%s), context %u, %u threads, %s, listening on %s",
+                model_name(e->model), model_type_summary(e->model), e->context,
+                ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
+                s->listener.path ? s->listener.path : "systemd's socket");
+    readiness_ready();
+    readiness_status("Serving");
+}
+
+static int load(struct service *s, char *why, size_t why_size)
+{
+    readiness_status("Loading the model");
+    int r = engine_load(&s->engine, s->input_max, load_progress, s, why, why_size);
+    if (r < 0)
+        return r;
+    engine_loaded(&s->engine);
+    ring_clients(s);
+    say_ready(s);
+    return 0;
+}
+
+int service_run(const struct options *options)
+{
+    char why[512] = "";
+    int code = EXIT_OK;
+    struct service s = {
+        .options = options,
+        .listener = {.fd = -1, .lock_fd = -1},
+        .policy = {.connections_max = options->connections,
+                   .connections_per_user_max = options->connections_per_user,
+                   .requests_per_user_max = options->requests_per_user},
+        .input_max = ipc_limits_default.max.request_bytes,
+        .epoll_fd = -1,
+        .signal_fd = -1,
+    };
+    signal(SIGPIPE, SIG_IGN);
+    if (options->isa && ops_isa_select(options->isa) < 0) {
+        journal_log(JOURNAL_ERROR, NULL,
+                    "QUERN_ISA=%.40s is unknown or not to be had on this machine; unset it.",
+                    options->isa);
+        return EXIT_USAGE;
+    }
+    s.input = malloc(s.input_max);
+    int r = s.input ? 0 : -ENOMEM;
+    if (r == 0)
+        r = open_descriptors(&s, why, sizeof why);
+    if (r == 0)
+        r = engine_init(&s.engine, options, &s.policy, &s.clients, why, sizeof why);
+    if (r < 0) {
+        journal_log(JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
+        code = EXIT_MACHINE;
+        goto close;
+    }
+    readiness_init(&s.readiness);
+    r = load(&s, why, sizeof why);
+    if (r < 0 && !s.stop) {
+        journal_log(JOURNAL_ERROR, NULL, "%s", why);
+        code = r == -ENOMEM ? EXIT_MACHINE : EXIT_NO_INPUT;
+    } else {
+        serve(&s);
+        journal_log(JOURNAL_NOTICE, NULL, "stopping");
+    }
+    wind_down(&s);
+    engine_done(&s.engine);
+close:
+    close_descriptors(&s);
+    policy_done(&s.policy);
+    free(s.input);
+    return code;
+}

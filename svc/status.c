@@ -1,0 +1,127 @@
+/* The texts of status and info (see status.h). */
+#include "svc/status.h"
+
+#include "mm/kv.h"
+#include "ops/isa.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const char *kv_type_name(enum ops_kv_type type)
+{
+    static const char *const names[] = {
+        [OPS_KV_F32] = "f32", [OPS_KV_F16] = "f16", [OPS_KV_Q8_0] = "q8_0"};
+    return names[type];
+}
+
+__attribute__((format(printf, 3, 4))) static void line(FILE *f, const char *key, const char *format,
+                                                       ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(f, "%s=", key);
+    vfprintf(f, format, args);
+    fputc('\n', f);
+    va_end(args);
+}
+
+static void count(FILE *f, const char *key, uint64_t value)
+{
+    line(f, key, "%llu", (unsigned long long)value);
+}
+
+static void model_lines(FILE *f, const struct engine *e)
+{
+    const struct model *m = e->model;
+    const struct model_sampling *d = model_sampling(m);
+    line(f, "model", "%s", model_name(m));
+    line(f, "model_types", "%s", model_type_summary(m));
+    count(f, "model_bytes", model_weight_bytes(m));
+    count(f, "context", e->context);
+    count(f, "context_trained", model_shape(m)->context_length);
+    line(f, "default_temperature", "%g", (double)d->temperature);
+    count(f, "default_top_k", d->top_k);
+    line(f, "default_top_p", "%g", (double)d->top_p);
+    line(f, "default_repetition_penalty", "%g", (double)d->repetition_penalty);
+    count(f, "default_max_tokens", PREPARE_MAX_TOKENS);
+}
+
+static void cache_lines(FILE *f, const struct engine *e)
+{
+    const uint32_t n = mm_kv_n_pages(e->kv), idle = prefix_n_idle(e->prefix);
+    line(f, "weights_pages", "%s%s", mm_page_kind_name(model_arena(e->model)->kind),
+         model_arena(e->model)->locked ? ", locked" : "");
+    count(f, "weights_arena_bytes", model_arena(e->model)->size);
+    line(f, "kv_type", "%s", kv_type_name(e->options->kv_type));
+    line(f, "kv_pages_kind", "%s%s", mm_page_kind_name(mm_kv_arena(e->kv)->kind),
+         mm_kv_arena(e->kv)->locked ? ", locked" : "");
+    count(f, "kv_bytes", mm_kv_arena(e->kv)->size);
+    count(f, "kv_positions", (uint64_t)n * OPS_KV_PAGE);
+    count(f, "kv_pages", n);
+    count(f, "kv_pages_used", n - mm_kv_n_free(e->kv) - idle);
+    count(f, "kv_pages_cached", idle);
+    count(f, "kv_pages_reserved", sched_pages_reserved(e->sched));
+    count(f, "running", sched_n_running(e->sched));
+    count(f, "waiting", sched_n_waiting(e->sched));
+}
+
+char *status_text(const struct engine *engine, size_t *ret_n)
+{
+    const struct engine *e = engine;
+    const struct engine_totals *t = &e->totals;
+    char *text = NULL;
+    FILE *f = open_memstream(&text, ret_n);
+    if (!f)
+        return NULL;
+    line(f, "version", "%s", QUERN_VERSION);
+    line(f, "state", "%s", e->model ? "ready" : "loading");
+    if (!e->model) {
+        count(f, "load_bytes_done", e->load_done);
+        count(f, "load_bytes_total", e->load_total);
+    }
+    count(f, "uptime_s", (engine_now_us() - e->started_us) / 1000000);
+    count(f, "threads", ops_pool_n_threads(e->pool));
+    line(f, "isa", "%s", ops_isa_name(ops_isa()));
+    count(f, "sequences_max", e->options->sequences);
+    count(f, "token_gap_ms", e->options->token_gap_ms);
+    if (e->model) {
+        model_lines(f, e);
+        cache_lines(f, e);
+    }
+    count(f, "clients", e->policy->n_connections);
+    count(f, "total_requests", t->n_requests);
+    count(f, "total_finished", t->n_finished);
+    count(f, "total_cancelled", t->n_cancelled);
+    count(f, "total_failed", t->n_failed);
+    count(f, "total_prompt_tokens", t->n_prompt_tokens);
+    count(f, "total_cached_tokens", t->n_cached_tokens);
+    count(f, "total_generated_tokens", t->n_generated_tokens);
+    count(f, "total_steps", t->n_steps);
+    count(f, "total_step_us", t->step_us);
+    count(f, "total_set_back", t->n_set_back);
+    return fclose(f) == 0 ? text : NULL;
+}
+
+char *status_info_text(const struct engine *engine, size_t *ret_n)
+{
+    const struct model_shape *shape = model_shape(engine->model);
+    char *text = NULL;
+    FILE *f = open_memstream(&text, ret_n);
+    if (!f)
+        return NULL;
+    model_lines(f, engine);
+    count(f, "layers", shape->n_layers);
+    count(f, "width", shape->d_model);
+    count(f, "heads", shape->n_heads);
+    count(f, "kv_heads", shape->n_kv_heads);
+    count(f, "head_width", shape->head_dim);
+    count(f, "experts", shape->n_experts);
+    count(f, "experts_used", shape->n_experts_used);
+    count(f, "vocabulary", shape->n_tokens);
+    count(f, "vocabulary_rows", shape->n_vocab);
+    line(f, "tokenizer", "%s", model_tokenizer(engine->model) ? "yes" : "no");
+    if (model_tokenizer(engine->model))
+        line(f, "chat_family", "%s", text_chat_family_name(engine->prepare.family));
+    return fclose(f) == 0 ? text : NULL;
+}

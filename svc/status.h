@@ -1,0 +1,13 @@
+/* The texts of status and info: lines of key=value, one fact each. */
+#ifndef QUERN_SVC_STATUS_H
+#define QUERN_SVC_STATUS_H
+
+#include "svc/engine.h"
+
+/* The service and its counters; works while the model is loading. malloc'd, NULL: no memory. */
+char *status_text(const struct engine *engine, size_t *ret_n);
+
+/* The model: shape, context, defaults. */
+char *status_info_text(const struct engine *engine, size_t *ret_n);
+
+#endif
