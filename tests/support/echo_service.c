@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define SEQUENCES_MAX 64
+#define SEQUENCES_MAX 128
 
 struct sequence {
     uint64_t id;
@@ -88,6 +88,8 @@ static void drop_client(struct echo_service *echo, struct client *c, int why)
         echo->counts.hang_ups++;
     for (unsigned i = 0; i < c->n; i++)
         free(c->sequences[i].input);
+    /* A test that forked may hold the socket open elsewhere: closing would not be enough. */
+    epoll_ctl(echo->epoll, EPOLL_CTL_DEL, ipc_session_peer(c->session)->fd, NULL);
     ipc_session_free(c->session);
     for (unsigned i = 0; i < echo->n_clients; i++)
         if (echo->clients[i] == c)
