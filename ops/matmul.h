@@ -7,27 +7,11 @@
 #ifndef QUERN_OPS_MATMUL_H
 #define QUERN_OPS_MATMUL_H
 
+#include "ops/input.h"
 #include "ops/matrix.h"
 #include "ops/pool.h"
 
 #include <stdbool.h>
-
-/* Activations of up to max_tokens rows, with the quantized forms that the weight types need:
- * blocks of 32 (or 256) int8 with a float32 scale and the sums that offset weights start from. */
-struct ops_input;
-
-int ops_input_new(struct ops_input **ret, size_t max_tokens, uint32_t max_cols);
-void ops_input_free(struct ops_input *input);
-size_t ops_input_bytes(size_t max_tokens, uint32_t max_cols); /* for the memory budget */
-
-/* Takes n_tokens rows of n_cols floats at x, x_stride floats apart (x is read later too: it stays
- * valid until the products are done) and makes the forms that `types` (n_types of them) read.
- * Runs on the pool. A row with NaN or infinity is marked bad and computed as zeros. */
-void ops_input_set(struct ops_pool *pool, struct ops_input *input, const float *x, size_t x_stride,
-                   size_t n_tokens, uint32_t n_cols, const enum ops_type *types, size_t n_types);
-
-/* Whether row `token` held NaN or infinity in the last ops_input_set. */
-bool ops_input_bad(const struct ops_input *input, size_t token);
 
 struct ops_matmul_job {
     const struct ops_matrix *w;

@@ -27,6 +27,7 @@
 
 #define BLOCK       OPS_ATTENTION_BLOCK
 #define PAGE_VECS   (OPS_KV_PAGE / 16)
+#define LANES       32 /* positions or dimensions that lie side by side: a line of float16 */
 #define BLOCK_PAGES (BLOCK / OPS_KV_PAGE)
 #define SCALE_LEN   32 /* values that share a scale of Q8_0 */
 
@@ -61,14 +62,24 @@ OPS_INLINE vec_f32 load_elements(const enum ops_kv_type type, const uint8_t *bas
     return vf_load_i8((const int8_t *)base + i);
 }
 
+/* Fetches line i of what the next job reads, (…, LANES), into the L2 cache: the L1 cache has too
+ * few fill buffers to cover the latency of memory. */
+OPS_INLINE void fetch_line(const enum ops_kv_type type, const uint8_t *ahead, size_t i)
+{
+    ahead += i * LANES * element_bytes(type);
+    __builtin_prefetch(ahead, 0, 2);
+    if (type == OPS_KV_F32)
+        __builtin_prefetch(ahead + 64, 0, 2);
+}
+
 /* ---- scores: s[r][j * 16 + lane] = Σ q[r][d] key[d][lane], d ascending --------------------- */
 
 struct scores_job {
     const float *q;         /* (rows, head_dim) */
-    const uint8_t *keys;    /* vectors of 16 positions, (vecs, head_dim, 16) */
+    const uint8_t *keys;    /* at the first position: (…, head_dim, LANES) */
     const uint16_t *scales; /* Q8_0: of the first position of `keys` */
     float *scores;          /* row stride BLOCK */
-    const uint8_t *ahead;   /* fetched while this is computed, as many bytes as keys has */
+    const uint8_t *ahead;   /* fetched meanwhile: what the next job reads */
     uint32_t head_dim;
 };
 
@@ -97,11 +108,12 @@ OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const i
             vec_f32 key[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
             OPS_UNROLL
             for (int j = 0; j < vecs; j++) {
-                key[j] = load_elements(type, job->keys, (j * head_dim + d) * 16);
+                key[j] =
+                    load_elements(type, job->keys, (j / 2 * head_dim + d) * LANES + j % 2 * 16);
                 if (type == OPS_KV_Q8_0)
                     key[j] = vf_mul(key[j], scale[j]);
             }
-            __builtin_prefetch(job->ahead + d * vecs * 16 * element_bytes(type));
+            fetch_line(type, job->ahead, d);
             OPS_UNROLL
             for (int r = 0; r < rows; r++) {
                 const vec_f32 a = vf_set1(q[r * head_dim + d]);
@@ -123,18 +135,19 @@ OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const i
 
 struct values_job {
     const float *p;                     /* (rows, BLOCK) */
-    const uint8_t *values[BLOCK_PAGES]; /* each page's, at the first dimension of the tile */
+    const uint8_t *values[BLOCK_PAGES]; /* each page's, at the first dimension: (…, page, lanes) */
     const float *scales;                /* Q8_0: (BLOCK) of the tile's 32 dimensions */
     float *out;                         /* row stride head_dim, at the first dimension */
-    const uint8_t *ahead[BLOCK_PAGES];  /* fetched meanwhile, as many bytes as values has */
+    const uint8_t *ahead[BLOCK_PAGES];  /* fetched meanwhile: what comes after each page */
     uint32_t head_dim;
+    uint32_t lanes;      /* LANES, or 16 where the last dimensions are half as many */
     uint32_t begin, end; /* positions of the block */
 };
 
 OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const int vecs,
                             const struct values_job *job)
 {
-    const size_t head_dim = job->head_dim;
+    const size_t head_dim = job->head_dim, lanes = job->lanes;
     vec_f32 acc[NARROW_ROWS][WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
 
     OPS_UNROLL
@@ -152,11 +165,13 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
             vec_f32 value[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
             OPS_UNROLL
             for (int j = 0; j < vecs; j++) {
-                value[j] = load_elements(type, values, i % OPS_KV_PAGE * head_dim + 16 * j);
+                value[j] = load_elements(type, values,
+                                         j / 2 * OPS_KV_PAGE * LANES + i % OPS_KV_PAGE * lanes +
+                                             j % 2 * 16);
                 if (type == OPS_KV_Q8_0)
                     value[j] = vf_mul(value[j], vf_set1(job->scales[i]));
             }
-            __builtin_prefetch(ahead + i % OPS_KV_PAGE * vecs * 16 * element_bytes(type));
+            fetch_line(type, ahead, i % OPS_KV_PAGE);
             OPS_UNROLL
             for (int r = 0; r < rows; r++) {
                 const vec_f32 a = vf_set1(job->p[r * BLOCK + i]);
@@ -231,41 +246,51 @@ OPS_INLINE uint32_t tile_rows(uint32_t left, uint32_t most)
     return (left + n_tiles - 1) / n_tiles;
 }
 
-/* Scores of `rows` rows against one page (n_vecs vectors of it), `vecs` at a time. */
+/* Scores of `rows` rows against one page (n_vecs vectors of it), `vecs` at a time. page->ahead is
+ * what comes after the page. */
 static void page_scores(scores_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
                         uint32_t n_vecs, size_t key_bytes, const struct scores_job *page)
 {
+    const size_t lanes_bytes = (size_t)page->head_dim * LANES * key_bytes;
+
     for (uint32_t v = 0; v < n_vecs; v += vecs) {
         struct scores_job job = *page;
-        const size_t offset = (size_t)v * 16 * page->head_dim * key_bytes;
-        job.keys += offset;
-        job.ahead += offset;
+        job.keys += v / 2 * lanes_bytes + v % 2 * 16 * key_bytes;
         job.scales += 16 * v;
         job.scores += 16 * v;
+        if (v / 2 * 2 + 2 < n_vecs)
+            job.ahead = page->keys + (v / 2 + 1) * lanes_bytes;
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
             fn(height, &job);
             job.q += (size_t)height * page->head_dim;
             job.scores += (size_t)height * BLOCK;
-            job.ahead = job.keys; /* fetched by the first rows already */
+            job.ahead = job.keys; /* once is enough */
         }
     }
 }
 
 /* Adds positions [begin, end) of the block for `rows` rows, `vecs` vectors of dimensions at a time
- * from dimension `first` on; returns the first dimension not done. */
+ * from dimension `first` on; returns the first dimension not done. block->ahead[0] is what comes
+ * after the block. */
 static uint32_t block_values(values_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
                              uint32_t first, size_t value_bytes, const struct values_job *block)
 {
+    const size_t lanes_bytes = (size_t)OPS_KV_PAGE * LANES * value_bytes;
     uint32_t dim = first;
 
     for (; dim + 16 * vecs <= block->head_dim; dim += 16 * vecs) {
+        const uint32_t tile = dim / LANES;
         struct values_job job = *block;
         for (int page = 0; page < BLOCK_PAGES; page++) {
-            job.values[page] += dim * value_bytes;
-            job.ahead[page] += (size_t)dim * OPS_KV_PAGE * value_bytes;
+            job.values[page] += tile * lanes_bytes + dim % LANES * value_bytes;
+            job.ahead[page] = block->values[(page + 1) % BLOCK_PAGES] + tile * lanes_bytes;
         }
-        job.scales += (size_t)dim / SCALE_LEN * BLOCK;
+        job.ahead[BLOCK_PAGES - 1] += lanes_bytes;
+        if ((tile + 1) * LANES >= block->head_dim)
+            job.ahead[BLOCK_PAGES - 1] = block->ahead[0];
+        job.lanes = (tile + 1) * LANES <= block->head_dim ? LANES : 16;
+        job.scales += (size_t)tile * BLOCK;
         job.out += dim;
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
@@ -273,7 +298,7 @@ static uint32_t block_values(values_fn *fn, uint32_t vecs, uint32_t most_rows, u
             job.p += (size_t)height * BLOCK;
             job.out += (size_t)height * block->head_dim;
             for (int page = 0; page < BLOCK_PAGES; page++)
-                job.ahead[page] = job.values[page];
+                job.ahead[page] = job.values[page]; /* once is enough */
         }
     }
     return dim;
@@ -403,6 +428,7 @@ OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, val
     struct values_job v = {.p = s->scores,
                            .scales = s->scales,
                            .out = s->out,
+                           .ahead = {next->heads[0]},
                            .head_dim = head_dim,
                            .end = block->n_most};
 
@@ -412,7 +438,9 @@ OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, val
                                        .keys = block->heads[page],
                                        .scales = key_scales_of(head_dim, block->heads[page]),
                                        .scores = s->scores + (size_t)page * OPS_KV_PAGE,
-                                       .ahead = values_of(type, head_dim, block->heads[page]),
+                                       .ahead = page + 1 < BLOCK_PAGES
+                                                    ? block->heads[page + 1]
+                                                    : values_of(type, head_dim, block->heads[0]),
                                        .head_dim = head_dim};
         page_scores(scores, NARROW_VECS, NARROW_ROWS, tile->group,
                     n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, element_bytes(type), &job);
@@ -420,10 +448,8 @@ OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, val
     block_softmax(tile, block, first);
     if (type == OPS_KV_Q8_0)
         load_value_scales(head_dim, block, s->scales);
-    for (uint32_t page = 0; page < BLOCK_PAGES; page++) {
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
         v.values[page] = values_of(type, head_dim, block->heads[page]);
-        v.ahead[page] = next->heads[page];
-    }
     const uint32_t done =
         block_values(values, NARROW_VECS, NARROW_ROWS, tile->group, 0, element_bytes(type), &v);
     block_values(values_one, 1, NARROW_ROWS, tile->group, done, element_bytes(type), &v);
@@ -443,16 +469,17 @@ OPS_INLINE void convert_page(const enum ops_kv_type type, uint32_t head_dim, con
 
     for (uint32_t i = 0; i < (n + 15) / 16; i++) {
         for (uint32_t d = 0; d < head_dim; d++) {
-            const size_t at = ((size_t)i * head_dim + d) * 16;
+            const size_t at = ((size_t)i / 2 * head_dim + d) * LANES + i % 2 * 16;
             vec_f32 key = load_elements(type, head, at);
             if (type == OPS_KV_Q8_0)
                 key = vf_mul(key, vf_load_f16(key_scales + d / SCALE_LEN * OPS_KV_PAGE + 16 * i));
             vf_store(keys + at, key);
         }
     }
-    for (uint32_t i = 0; i < n; i++) {
-        for (uint32_t d = 0; d < head_dim; d += 16) {
-            const size_t at = (size_t)i * head_dim + d;
+    for (uint32_t d = 0; d < head_dim; d += 16) {
+        const size_t lanes = head_dim - d / LANES * LANES < LANES ? 16 : LANES;
+        for (uint32_t i = 0; i < n; i++) {
+            const size_t at = (size_t)d / LANES * LANES * OPS_KV_PAGE + i * lanes + d % LANES;
             vec_f32 value = load_elements(type, from, at);
             if (type == OPS_KV_Q8_0)
                 value = vf_mul(value, vf_set1(ops_float_of_f16(
@@ -509,14 +536,15 @@ static void wide_block(const struct ops_attention_tile *tile, const struct block
                                        .scales = key_scales_of(head_dim, block->heads[page]),
                                        .scores = s->scores + (size_t)begin * BLOCK +
                                                  (size_t)page * OPS_KV_PAGE,
-                                       .ahead = (const uint8_t *)s->values,
+                                       .ahead = (const uint8_t *)f.values[page],
                                        .head_dim = head_dim};
         page_scores(scores_wide, WIDE_VECS, WIDE_ROWS, rows,
                     n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, sizeof(float), &job);
     }
     block_softmax(tile, block, first);
     for (uint32_t page = 0; page < BLOCK_PAGES; page++)
-        v.values[page] = v.ahead[page] = (const uint8_t *)f.values[page];
+        v.values[page] = (const uint8_t *)f.values[page];
+    v.ahead[0] = v.values[0];
     uint32_t done = block_values(values_wide, WIDE_VECS, WIDE_ROWS, rows, 0, sizeof(float), &v);
     done = block_values(values_f32, NARROW_VECS, NARROW_ROWS, rows, done, sizeof(float), &v);
     block_values(values_one_f32, 1, NARROW_ROWS, rows, done, sizeof(float), &v);
@@ -616,37 +644,41 @@ static void store_q8_0(uint32_t head_dim, uint8_t *head, uint32_t slot, const fl
     uint16_t *value_scales = scales + (size_t)head_dim / SCALE_LEN * OPS_KV_PAGE;
     int8_t lane[SCALE_LEN];
 
-    keys += (size_t)slot / 16 * head_dim * 16 + slot % 16;
+    keys += (size_t)slot / LANES * head_dim * LANES + slot % LANES;
     for (uint32_t d = 0; d < head_dim; d += SCALE_LEN) {
         scales[(size_t)d / SCALE_LEN * OPS_KV_PAGE + slot] = quantize(k + d, lane);
         for (uint32_t i = 0; i < SCALE_LEN; i++)
-            keys[(size_t)(d + i) * 16] = lane[i];
+            keys[(size_t)(d + i) * LANES] = lane[i];
         value_scales[(size_t)d / SCALE_LEN * OPS_KV_PAGE + slot] =
-            quantize(v + d, values + (size_t)slot * head_dim + d);
+            quantize(v + d, values + (size_t)d * OPS_KV_PAGE + (size_t)slot * LANES);
     }
 }
 
 static void store(enum ops_kv_type type, uint32_t head_dim, uint8_t *head, uint32_t slot,
                   const float *k, const float *v)
 {
-    const size_t key_at = (size_t)slot / 16 * head_dim * 16 + slot % 16;
-    const size_t value_at = (size_t)OPS_KV_PAGE * head_dim + (size_t)slot * head_dim;
+    const size_t key_at = (size_t)slot / LANES * head_dim * LANES + slot % LANES;
+    const size_t values_at = (size_t)OPS_KV_PAGE * head_dim;
+    uint16_t lane[16];
 
-    if (type == OPS_KV_F32) {
-        float *keys = (float *)head + key_at;
-        for (uint32_t d = 0; d < head_dim; d++)
-            keys[(size_t)d * 16] = k[d];
-        memcpy((float *)head + value_at, v, head_dim * sizeof(float));
-    } else if (type == OPS_KV_F16) {
-        uint16_t *keys = (uint16_t *)head + key_at, lane[16];
-        for (uint32_t d = 0; d < head_dim; d += 16) {
+    if (type == OPS_KV_Q8_0) {
+        store_q8_0(head_dim, head, slot, k, v);
+        return;
+    }
+    for (uint32_t d = 0; d < head_dim; d += 16) {
+        const size_t lanes = head_dim - d / LANES * LANES < LANES ? 16 : LANES;
+        const size_t value_at =
+            values_at + (size_t)d / LANES * LANES * OPS_KV_PAGE + slot * lanes + d % LANES;
+        if (type == OPS_KV_F32) {
+            for (uint32_t i = 0; i < 16; i++)
+                ((float *)head)[key_at + (size_t)(d + i) * LANES] = k[d + i];
+            memcpy((float *)head + value_at, v + d, 16 * sizeof(float));
+        } else {
             vf_store_f16(lane, vf_load(k + d));
             for (uint32_t i = 0; i < 16; i++)
-                keys[(size_t)(d + i) * 16] = lane[i];
-            vf_store_f16((uint16_t *)head + value_at + d, vf_load(v + d));
+                ((uint16_t *)head)[key_at + (size_t)(d + i) * LANES] = lane[i];
+            vf_store_f16((uint16_t *)head + value_at, vf_load(v + d));
         }
-    } else {
-        store_q8_0(head_dim, head, slot, k, v);
     }
 }
 

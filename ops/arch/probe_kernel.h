@@ -2,7 +2,7 @@
 #include "ops/arch/probe_kernels.h"
 #include "ops/arch/vec.h"
 
-#define FETCH_AHEAD 4096 /* bytes */
+#define FETCH_AHEAD 1024 /* bytes */
 #define CHAINS      12   /* of 16 lanes: hides the latency of fma on every set */
 
 static uint32_t read_all(const uint8_t *data, size_t n)

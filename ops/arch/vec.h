@@ -39,8 +39,11 @@
 
 #define OPS_INLINE static inline __attribute__((always_inline, unused))
 
-/* Before a loop with a constant trip count whose arrays must live in registers. */
-#ifdef __clang__
+/* Before a loop with a constant trip count whose arrays must live in registers. Plain C has no use
+ * for it and would only grow. */
+#ifndef __AVX2__
+#define OPS_UNROLL
+#elif defined(__clang__)
 #define OPS_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define OPS_UNROLL _Pragma("GCC unroll 32")

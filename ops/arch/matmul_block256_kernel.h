@@ -1,0 +1,422 @@
+/* Types with blocks of 256 inputs and sub-scales: for each block, in increasing order,
+ *   acc = fma((float)I, d_w · d_a, acc),       I = Σ_s scale_s Σ_{i in s} w_i a_i exactly,
+ *   acc = fma(-(float)M, dmin_w · d_a, acc)    (Q2_K, Q4_K, Q5_K), M = Σ_s min_s Σ_{i in s} a_i.
+ * Types whose weights are offset take them unsigned and give back offset · Σ_s scale_s Σ a, from the
+ * sums kept beside the activations. Part of ops/arch/matmul_kernel.h. */
+
+/* Everything about a block that its tokens share, decoded once. */
+struct block256 {
+    part_i scale[16];      /* by sub-block, as block256_accumulate wants it */
+    part_i scale_pairs[8]; /* int16 pairs, as the activations' sums are paired */
+    part_i minimum_pairs[8];
+};
+
+OPS_INLINE bool block256_has_minimum(const enum ops_type type)
+{
+    return type == OPS_Q2_K || type == OPS_Q4_K || type == OPS_Q5_K;
+}
+
+/* Inputs to a sub-scale. */
+OPS_INLINE int block256_sub_len(const enum ops_type type)
+{
+    return type == OPS_Q2_K || type == OPS_Q3_K || type == OPS_Q6_K ? 16 : 32;
+}
+
+/* Inputs to one dot: as many as its form holds exactly. */
+OPS_INLINE int block256_dot_len(const enum ops_type type)
+{
+    if (!OPS_DOT_WIDE && type == OPS_Q6_K)
+        return 8; /* 63 · 127 · 4 fits 16 bits */
+    if (!OPS_DOT_WIDE && type == OPS_Q5_K)
+        return 16; /* 31 · 127 · 8 does */
+    return block256_sub_len(type);
+}
+
+OPS_INLINE bool block256_is_split(const enum ops_type type)
+{
+    return !OPS_DOT_WIDE && type == OPS_IQ4_XS;
+}
+
+/* Whether a dot may leave 16 bits, so that its scale is applied by a 32-bit product. */
+OPS_INLINE bool block256_is_wide(const enum ops_type type)
+{
+    return OPS_DOT_WIDE && (type == OPS_Q5_K || type == OPS_Q6_K || type == OPS_IQ4_XS);
+}
+
+/* log2 of what was added to the weights to make them unsigned, 0 for none. */
+OPS_INLINE int block256_offset_log2(const enum ops_type type)
+{
+    return type == OPS_Q3_K ? 2 : type == OPS_Q6_K ? 5 : type == OPS_IQ4_XS ? 7 : 0;
+}
+
+OPS_INLINE part_i block256_word(const uint8_t *body, const int word)
+{
+    return pi_load(body + (size_t)word * OPS_WORD_BYTES);
+}
+
+/* Inputs 4 j … 4 j + 3 of run r (32 inputs, r in 0 … 7, not a constant) as unsigned bytes. */
+OPS_INLINE part_i block256_weights(const enum ops_type type, const uint8_t *body, const int r,
+                                   const int j)
+{
+    const part_i nibble = pi_set1(0x0f0f0f0f), two_bits = pi_set1(0x03030303);
+    const part_i one_bit = pi_set1(0x01010101);
+    part_i w, bits;
+    int word;
+
+    switch (type) {
+    case OPS_Q2_K: /* 2 bits: run r is field r % 4 of the words 8 (r / 4) + j */
+        return pi_and(pi_shr(block256_word(body, 4 + r / 4 * 8 + j), r % 4 * 2), two_bits);
+    case OPS_Q3_K: /* the same, and bit r of the word j of third bits */
+        w = pi_and(pi_shr(block256_word(body, 8 + r / 4 * 8 + j), r % 4 * 2), two_bits);
+        bits = pi_and(pi_shr(block256_word(body, j), r), one_bit);
+        return pi_or(w, pi_shl(bits, 2));
+    case OPS_Q4_K: /* low nibbles are even runs, high nibbles odd ones */
+    case OPS_Q5_K: /* the same, and bit r of the word j of fifth bits */
+        word = (type == OPS_Q4_K ? 3 : 11) + r / 2 * 8 + j;
+        w = pi_and(pi_shr(block256_word(body, word), r % 2 * 4), nibble);
+        if (type == OPS_Q4_K)
+            return w;
+        bits = pi_and(pi_shr(block256_word(body, 3 + j), r), one_bit);
+        return pi_or(w, pi_shl(bits, 4));
+    case OPS_Q6_K: /* runs 0, 1 | 2, 3 of a half are low | high nibbles; field r % 4 of upper bits */
+        word = r / 4 * 16 + r % 2 * 8 + j;
+        w = pi_and(pi_shr(block256_word(body, word), r % 4 / 2 * 4), nibble);
+        bits = pi_and(pi_shr(block256_word(body, 32 + r / 4 * 8 + j), r % 4 * 2), two_bits);
+        return pi_or(w, pi_shl(bits, 4));
+    default: /* IQ4_XS: as IQ4_NL within a run */
+        w = block256_word(body, 1 + 4 * r + j % 4);
+        return pi_table16(ops_iq4_values, pi_and(j < 4 ? w : pi_shr(w, 4), nibble));
+    }
+}
+
+OPS_INLINE part_i pairs_even(part_i bytes)
+{
+    return pi_and(bytes, pi_set1(0x00ff00ff));
+}
+
+OPS_INLINE part_i pairs_odd(part_i bytes)
+{
+    return pi_and(pi_shr(bytes, 8), pi_set1(0x00ff00ff));
+}
+
+/* 6-bit scales and minimums of Q4_K and Q5_K, 4 to a word, from their 3 words. */
+OPS_INLINE void block256_unpack_k4(const uint8_t *body, struct block256 *block)
+{
+    const part_i six = pi_set1(0x3f3f3f3f), two = pi_set1(0x30303030), four = pi_set1(0x0f0f0f0f);
+    const part_i a = block256_word(body, 0), b = block256_word(body, 1);
+    const part_i c = block256_word(body, 2);
+    const part_i scales[2] = {pi_and(a, six), pi_or(pi_and(c, four), pi_and(pi_shr(a, 2), two))};
+    const part_i minimums[2] = {pi_and(b, six),
+                                pi_or(pi_and(pi_shr(c, 4), four), pi_and(pi_shr(b, 2), two))};
+
+    OPS_UNROLL
+    for (int v = 0; v < 2; v++) {
+        block->scale_pairs[2 * v] = pairs_even(scales[v]);
+        block->scale_pairs[2 * v + 1] = pairs_odd(scales[v]);
+        block->minimum_pairs[2 * v] = pairs_even(minimums[v]);
+        block->minimum_pairs[2 * v + 1] = pairs_odd(minimums[v]);
+    }
+}
+
+OPS_INLINE void block256_unpack_q2_k(const uint8_t *body, struct block256 *block)
+{
+    const part_i four = pi_set1(0x0f0f0f0f);
+
+    OPS_UNROLL
+    for (int v = 0; v < 4; v++) {
+        const part_i both = block256_word(body, v), scales = pi_and(both, four);
+        const part_i minimums = pi_and(pi_shr(both, 4), four);
+        block->scale_pairs[2 * v] = pairs_even(scales);
+        block->scale_pairs[2 * v + 1] = pairs_odd(scales);
+        block->minimum_pairs[2 * v] = pairs_even(minimums);
+        block->minimum_pairs[2 * v + 1] = pairs_odd(minimums);
+    }
+}
+
+OPS_INLINE void block256_unpack_q3_k(const uint8_t *body, struct block256 *block)
+{
+    const part_i four = pi_set1(0x0f0f0f0f), two = pi_set1(0x30303030);
+    const part_i offset = pi_set1(0x00200020), upper = block256_word(body, 26);
+
+    OPS_UNROLL
+    for (int v = 0; v < 4; v++) {
+        const part_i lower = block256_word(body, 24 + v % 2);
+        const part_i high = v < 2 ? pi_shl(upper, 4 - 2 * v) : pi_shr(upper, 2 * v - 4);
+        const part_i scales =
+            pi_or(pi_and(v < 2 ? lower : pi_shr(lower, 4), four), pi_and(high, two));
+        block->scale_pairs[2 * v] = pi_sub16(pairs_even(scales), offset);
+        block->scale_pairs[2 * v + 1] = pi_sub16(pairs_odd(scales), offset);
+    }
+}
+
+OPS_INLINE void block256_unpack_q6_k(const uint8_t *body, struct block256 *block)
+{
+    OPS_UNROLL
+    for (int v = 0; v < 4; v++) {
+        const part_i scales = block256_word(body, 48 + v);
+        block->scale_pairs[2 * v] = pi_even_s8(scales);
+        block->scale_pairs[2 * v + 1] = pi_odd_s8(scales);
+    }
+}
+
+/* Lower 4 bits: nibbles of a word, sub-block s at bit 4 s; upper 2 bits: at bit 2 s of 16. */
+OPS_INLINE void block256_unpack_iq4_xs(const uint8_t *body, const uint8_t *upper_rows,
+                                       struct block256 *block)
+{
+    const part_i four = pi_set1(0x000f000f), two = pi_set1(0x00300030);
+    const part_i offset = pi_set1(0x00200020);
+    const part_i lower = block256_word(body, 0), upper16 = pi_of_u16(upper_rows);
+    const part_i upper = pi_or(upper16, pi_shl(upper16, 16 - 4)); /* s + 2 in the high half */
+
+    OPS_UNROLL
+    for (int p = 0; p < 4; p++) {
+        const int s = p / 2 * 4 + p % 2;
+        /* The pair (s, s + 2): 8 bits apart below, 16 apart in the pair. */
+        const part_i low = pi_shr(lower, 4 * s);
+        const part_i lows = pi_and(pi_or(pi_and(low, pi_set1(0xf)), pi_shl(low, 8)), four);
+        const part_i highs = pi_and(pi_shl(pi_shr(upper, 2 * s), 4), two);
+        block->scale_pairs[p] = pi_sub16(pi_or(lows, highs), offset);
+    }
+}
+
+OPS_INLINE void block256_unpack(const enum ops_type type, const uint8_t *body,
+                                const uint8_t *halves, struct block256 *block)
+{
+    if (type == OPS_Q4_K || type == OPS_Q5_K)
+        block256_unpack_k4(body, block);
+    else if (type == OPS_Q2_K)
+        block256_unpack_q2_k(body, block);
+    else if (type == OPS_Q3_K)
+        block256_unpack_q3_k(body, block);
+    else if (type == OPS_Q6_K)
+        block256_unpack_q6_k(body, block);
+    else
+        block256_unpack_iq4_xs(body, halves + OPS_HALF_BYTES, block);
+
+    const int n_subs = 256 / block256_sub_len(type);
+    OPS_UNROLL
+    for (int s = 0; s < n_subs; s++) {
+        /* Pair 2 v holds sub-blocks 4 v and 4 v + 2, pair 2 v + 1 those after them. */
+        const part_i pairs = block->scale_pairs[s / 4 * 2 + s % 2];
+        if (block256_is_wide(type))
+            block->scale[s] = s & 2 ? pi_sar(pairs, 16) : pi_sar(pi_shl(pairs, 16), 16);
+        else
+            block->scale[s] = dot_scale(pairs, (s & 2) / 2);
+    }
+}
+
+/* acc + dot · scale in the form of the type; `low` is the low nibbles' dot of a split type. */
+OPS_INLINE part_i block256_accumulate(const enum ops_type type, part_i acc, part_i dot, part_i low,
+                                      part_i scale)
+{
+    if (block256_is_wide(type))
+        return pi_add(acc, pi_mul(dot, scale));
+    if (block256_is_split(type)) {
+        return dot_scaled(dot_scaled(acc, low, scale), dot, pi_mul16(scale, pi_set1(0x00100010)));
+    }
+    return dot_scaled(acc, dot, scale);
+}
+
+/* One run (32 inputs) of one part of a block, and the integers of its tokens, which live in
+ * memory. */
+struct block256_run {
+    const uint8_t *body;
+    int r;
+    const part_i *scale; /* of the run's first sub-block */
+    const int8_t *a;     /* of the first token */
+    int32_t (*sum)[OPS_PART_ROWS];
+};
+
+/* Token t with the run's weights in registers; `low` are the low nibbles where split. */
+OPS_INLINE void block256_token(const enum ops_type type, const struct block256_run *run,
+                               const part_i *w, const part_i *low, unsigned t)
+{
+    const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
+    const int8_t *a = run->a + 32 * t;
+    part_i sum = pi_load(run->sum[t]), dot = pi_zero(), dot_low = pi_zero();
+
+    OPS_UNROLL
+    for (int j = 0; j < 8; j++) {
+        const part_i aj = pi_bcast(a + 4 * j);
+        dot = dot_step(dot, w[j], aj);
+        if (block256_is_split(type))
+            dot_low = dot_step(dot_low, low[j], aj);
+        if ((j + 1) % steps == 0) {
+            sum = block256_accumulate(type, sum, dot, dot_low, run->scale[j / sub_steps]);
+            dot = pi_zero();
+            dot_low = pi_zero();
+        }
+    }
+    pi_store(run->sum[t], sum);
+}
+
+/* All tokens, one after another, with the weights in registers (AVX-512, plain C). */
+OPS_INLINE void block256_by_token(const enum ops_type type, const struct block256_run *run,
+                                  unsigned n_tokens)
+{
+    part_i w[8], low[8];
+    unsigned t = 0;
+
+    OPS_UNROLL
+    for (int j = 0; j < 8; j++) {
+        w[j] = block256_weights(type, run->body, run->r, j);
+        low[j] = pi_and(w[j], pi_set1(0x0f0f0f0f));
+        if (block256_is_split(type))
+            w[j] = pi_and(pi_shr(w[j], 4), pi_set1(0x0f0f0f0f));
+    }
+    for (; t + 4 <= n_tokens; t += 4) {
+        OPS_UNROLL
+        for (unsigned i = 0; i < 4; i++)
+            block256_token(type, run, w, low, t + i);
+    }
+    for (; t < n_tokens; t++)
+        block256_token(type, run, w, low, t);
+}
+
+/* Tokens first … first + n_tokens, whose dots are in registers while the weights go by (AVX2). */
+OPS_INLINE void block256_by_weight(const enum ops_type type, const struct block256_run *run,
+                                   unsigned first, const int n_tokens)
+{
+    const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
+    const int8_t *a = run->a + 32 * first;
+    part_i dot[8], dot_low[8];
+
+    OPS_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        dot[t] = pi_zero();
+        dot_low[t] = pi_zero();
+    }
+    OPS_UNROLL
+    for (int j = 0; j < 8; j++) {
+        part_i w = block256_weights(type, run->body, run->r, j);
+        const part_i low = pi_and(w, pi_set1(0x0f0f0f0f));
+        if (block256_is_split(type))
+            w = pi_and(pi_shr(w, 4), pi_set1(0x0f0f0f0f));
+        OPS_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            const part_i aj = pi_bcast(a + 32 * t + 4 * j);
+            dot[t] = dot_step(dot[t], w, aj);
+            if (block256_is_split(type))
+                dot_low[t] = dot_step(dot_low[t], low, aj);
+            if ((j + 1) % steps == 0) {
+                int32_t *sum = run->sum[first + (unsigned)t];
+                pi_store(sum, block256_accumulate(type, pi_load(sum), dot[t], dot_low[t],
+                                                  run->scale[j / sub_steps]));
+                dot[t] = pi_zero();
+                dot_low[t] = pi_zero();
+            }
+        }
+    }
+}
+
+OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_run *run,
+                                unsigned n_tokens)
+{
+    const unsigned at_once = block256_is_split(type) ? 4 : 8;
+    unsigned t = 0;
+
+    if (OPS_DOT_TOKENS_OUTER) {
+        block256_by_token(type, run, n_tokens);
+        return;
+    }
+    for (; t + at_once <= n_tokens; t += at_once)
+        block256_by_weight(type, run, t, (int)at_once);
+    for (; t + 2 <= n_tokens; t += 2)
+        block256_by_weight(type, run, t, 2);
+    if (t < n_tokens)
+        block256_by_weight(type, run, t, 1);
+}
+
+/* Σ of n_pairs products of int16 pairs: the rows' scales or minimums, one token's sums. */
+OPS_INLINE part_i block256_pairs(const part_i *rows, const int32_t *sums, const int n_pairs)
+{
+    part_i total = pi_zero();
+
+    OPS_UNROLL
+    for (int p = 0; p < n_pairs; p++)
+        total = pi_madd16_add(total, rows[p], pi_bcast(sums + p));
+    return total;
+}
+
+/* Block b of one part times the tile's tokens. */
+OPS_INLINE void block256_part(const enum ops_type type, const struct ops_tile *tile, uint32_t b,
+                              const uint8_t *body, const uint8_t *halves,
+                              float (*acc)[OPS_PART_ROWS])
+{
+    const size_t at = (size_t)b * tile->width;
+    const int n_pairs = 128 / block256_sub_len(type);
+    const int32_t *sums = tile->sums256 + at * OPS_SUMS256_PAIRS + (n_pairs == 8 ? 0 : 8);
+    const part_f d = pf_load_f16(halves);
+    int32_t sum[OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+    struct block256 block;
+
+    block256_unpack(type, body, halves, &block);
+    memset(sum, 0, tile->n_tokens * sizeof(sum[0]));
+    for (int r = 0; r < 8; r++) {
+        const struct block256_run run = {
+            .body = body,
+            .r = r,
+            .scale = block.scale + 32 * r / block256_sub_len(type),
+            .a = tile->q256 + (8 * at + (size_t)r * tile->width) * 32,
+            .sum = sum,
+        };
+        block256_tokens(type, &run, tile->n_tokens);
+    }
+    for (unsigned t = 0; t < tile->n_tokens; t++) {
+        const part_f d_a = pf_bcast(tile->d256 + at + t);
+        const int32_t *sums_t = sums + t * OPS_SUMS256_PAIRS;
+        part_i total = pi_load(sum[t]);
+        part_f value = pf_load(acc[t]);
+        if (block256_offset_log2(type)) {
+            const part_i extra = block256_pairs(block.scale_pairs, sums_t, n_pairs);
+            total = pi_sub(total, pi_shl(extra, block256_offset_log2(type)));
+        }
+        value = pf_fma(pf_of_i(total), pf_mul(d, d_a), value);
+        if (block256_has_minimum(type)) {
+            const part_i m = block256_pairs(block.minimum_pairs, sums_t, n_pairs);
+            const part_f dmin = pf_load_f16(halves + OPS_HALF_BYTES);
+            value = pf_fma(pf_of_i(pi_sub(pi_zero(), m)), pf_mul(dmin, d_a), value);
+        }
+        pf_store(acc[t], value);
+    }
+}
+
+OPS_INLINE void block256_group(const enum ops_type type, const struct ops_matmul_work *work,
+                               uint32_t group)
+{
+    const struct ops_packing packing = ops_packing(type);
+    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
+    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
+    const uint32_t n_blocks = work->n_cols / 256;
+    const unsigned n_tokens = work->tile.n_tokens;
+    const uint8_t *body = work->groups + group * work->group_bytes;
+    const uint8_t *plane = body + n_blocks * body_bytes;
+    float acc[OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+
+    memset(acc, 0, sizeof(acc));
+    for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
+        for (size_t line = 0; n_tokens <= 2 && line < body_bytes; line += 64)
+            __builtin_prefetch(body + OPS_PREFETCH_BYTES + line);
+        for (size_t part = 0; part < OPS_PARTS; part++)
+            block256_part(type, &work->tile, b, body + part * OPS_PART_ROWS * 4,
+                          plane + part * OPS_PART_ROWS * 2, acc[part]);
+    }
+    for (int part = 0; part < OPS_PARTS; part++) {
+        for (unsigned t = 0; t < n_tokens; t++)
+            store_part(work, group, part, t, pf_load(acc[part][t]));
+    }
+}
+
+#define BLOCK256_MULTIPLY(name, type)                                                              \
+    static void name(const struct ops_matmul_work *work)                                           \
+    {                                                                                              \
+        for (uint32_t g = 0; g < work->n_groups; g++)                                              \
+            block256_group(type, work, g);                                                         \
+    }
+BLOCK256_MULTIPLY(multiply_q2_k, OPS_Q2_K)
+BLOCK256_MULTIPLY(multiply_q3_k, OPS_Q3_K)
+BLOCK256_MULTIPLY(multiply_q4_k, OPS_Q4_K)
+BLOCK256_MULTIPLY(multiply_q5_k, OPS_Q5_K)
+BLOCK256_MULTIPLY(multiply_q6_k, OPS_Q6_K)
+BLOCK256_MULTIPLY(multiply_iq4_xs, OPS_IQ4_XS)
+#undef BLOCK256_MULTIPLY

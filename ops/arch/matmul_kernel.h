@@ -1,0 +1,65 @@
+/* The matrix kernels: groups of packed rows times a tile of tokens. A lane is an output row and
+ * sums run over the inputs in increasing order, so that the bits are the same in every unit that
+ * includes this. The includer defines OPS_SET. */
+#include "ops/arch/dot.h"
+#include "ops/arch/matmul_kernels.h"
+#include "ops/arch/packed.h"
+#include "ops/matrix.h"
+
+/* How far ahead of one token's reads the weights are fetched. */
+#define OPS_PREFETCH_BYTES 4096
+
+/* Writes one part of a group's rows for one token: y = acc, + bias, then y + that if adding. */
+OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, int part,
+                           unsigned token, part_f acc)
+{
+    const uint32_t row = group * OPS_GROUP_ROWS + (uint32_t)part * OPS_PART_ROWS;
+    float *y = work->y + token * work->y_stride + row;
+
+    if (row + OPS_PART_ROWS <= work->n_rows) {
+        if (work->bias)
+            acc = pf_add(acc, pf_load(work->bias + row));
+        if (work->add)
+            acc = pf_add(pf_load(y), acc);
+        pf_store(y, acc);
+    } else if (row < work->n_rows) {
+        const int n = (int)(work->n_rows - row);
+        if (work->bias)
+            acc = pf_add(acc, pf_load_n(work->bias + row, n));
+        if (work->add)
+            acc = pf_add(pf_load_n(y, n), acc);
+        pf_store_n(y, acc, n);
+    }
+}
+
+#include "ops/arch/matmul_float_kernel.h"
+
+#include "ops/arch/matmul_block32_kernel.h"
+
+#include "ops/arch/matmul_block256_kernel.h"
+
+#include "ops/arch/quantize_kernel.h"
+
+const struct ops_matmul_kernels OPS_SET_NAME(ops_matmul_kernels) = {
+    .multiply =
+        {
+            [OPS_F32] = multiply_f32,
+            [OPS_F16] = multiply_f16,
+            [OPS_BF16] = multiply_bf16,
+            [OPS_Q4_0] = multiply_q4_0,
+            [OPS_Q4_1] = multiply_q4_1,
+            [OPS_Q5_0] = multiply_q5_0,
+            [OPS_Q5_1] = multiply_q5_1,
+            [OPS_Q8_0] = multiply_q8_0,
+            [OPS_IQ4_NL] = multiply_iq4_nl,
+            [OPS_Q2_K] = multiply_q2_k,
+            [OPS_Q3_K] = multiply_q3_k,
+            [OPS_Q4_K] = multiply_q4_k,
+            [OPS_Q5_K] = multiply_q5_k,
+            [OPS_Q6_K] = multiply_q6_k,
+            [OPS_IQ4_XS] = multiply_iq4_xs,
+        },
+    .finite = finite_row,
+    .quantize32 = quantize32,
+    .quantize256 = quantize256,
+};
