@@ -1,9 +1,11 @@
 /* Grouped-query attention over paged keys and values.
  *
- * A KV page holds OPS_KV_PAGE positions of one layer: for each KV head the keys in blocks of 16
- * positions with positions as lanes, (page / 16, head_dim, 16), then the values with the head
- * dimension as lanes, (page, head_dim). Q8_0 has int8 in both, then the float16 scales of the keys
- * and of the values, (head_dim / 32, page) each: one for 32 dimensions of one position.
+ * A KV page holds OPS_KV_PAGE positions of one layer, and each KV head of it one run of memory that
+ * is read from end to end, 32 lanes (a cache line of float16) at a time: the keys with positions as
+ * lanes, (page / 32, head_dim, 32), then the values with dimensions as lanes, (head_dim / 32, page,
+ * 32), the last of them 16 wide where head_dim is an odd multiple of 16. Q8_0 has int8 in both,
+ * then the float16 scales of the keys and of the values, (head_dim / 32, page) each: one for 32
+ * dimensions of one position.
  *
  * What the result is, for each query row (token and head), in float32 by rows, so that it depends
  * on the position alone and not on how the prompt was cut, who sat beside it, or the threads:
