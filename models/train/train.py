@@ -87,6 +87,16 @@ def save(path, content):
     os.replace(path + ".new", path)
 
 
+def start_log(path, step):
+    """A new log, or the old one without the lines that a resumed run writes again."""
+    lines = ["step,epoch,tokens,seconds,rate,loss,watched,watched_named\n"]
+    if step:
+        with open(path) as file:
+            lines += [line for line in file.readlines()[1:] if int(line.split(",")[0]) <= step]
+    with open(path, "w") as file:
+        file.writelines(lines)
+
+
 def main():
     args = arguments()
     os.makedirs(args.out, exist_ok=True)
@@ -120,9 +130,7 @@ def main():
         print(f"resumed at step {step}", flush=True)
 
     log_path = os.path.join(args.out, "log.csv")
-    if step == 0:
-        with open(log_path, "w") as file:
-            file.write("step,epoch,tokens,seconds,rate,loss,watched,watched_named\n")
+    start_log(log_path, step)
     sum_loss = sum_count = 0
     began = time.monotonic()
     batches = epochs.batches(epoch)

@@ -20,6 +20,8 @@ fi
 
 # Keep freed memory: giving it back to the kernel and faulting it in again cost a third of the time.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=268435456
+# A thread that waits must sleep: spinning at low priority, it keeps the other from the core that is free.
+export OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1
 
 mkdir -p "$OUT"
 cd "$here"
