@@ -148,7 +148,7 @@ $(BUILD)/libquern.so: $(OBJ_LIB) client/lib/libquern.map
 
 $(BUILD)/quern: $(OBJ_CLI) $(BUILD)/libquern.a
 	$(if $(filter 1,$(V)),,@echo "  LD    $@")
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -ledit
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -ledit -lm
 
 $(BUILD)/quern.pc: client/lib/quern.pc.in Makefile
 	@mkdir -p $(@D)
@@ -194,5 +194,8 @@ format: ## clang-format every C file
 
 clean: ## remove everything built
 	rm -rf build
+
+# Objects made on the way to a program stay: the next build needs them again.
+.SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
