@@ -9,18 +9,19 @@
 
 static uint64_t pair_hash(uint32_t left, uint32_t right)
 {
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 32;
+    return ((uint64_t)left << BPE_ID_BITS | right) * 0x9E3779B97F4A7C15u;
 }
 
-/* The rank of the merge of two tokens, or TRIE_NONE. Most pairs have none: their slot is free, or
- * holds another fingerprint, and one look at a table of 2 MiB decides. */
+/* The rank of the merge of two tokens, or TRIE_NONE. Most pairs have none, and a bit of a table of
+ * 256 KiB says so. */
 static inline uint32_t pair_rank(const struct bpe *bpe, uint32_t left, uint32_t right)
 {
-    uint64_t h = pair_hash(left, right) * 0xD6E8FEB86659FD93u;
-    uint32_t mask = (1u << bpe->slot_bits) - 1, rank_mask = (1u << bpe->rank_bits) - 1;
-    uint32_t print = (uint32_t)h & ~rank_mask;
+    uint64_t h = pair_hash(left, right), bit = h >> (62 - bpe->slot_bits);
 
+    if (!(bpe->maybe[bit / 64] >> bit % 64 & 1))
+        return TRIE_NONE;
+    uint32_t mask = (1u << bpe->slot_bits) - 1, rank_mask = (1u << bpe->rank_bits) - 1;
+    uint32_t print = (uint32_t)(h >> 8) & ~rank_mask;
     for (uint32_t i = (uint32_t)(h >> (64 - bpe->slot_bits));; i = (i + 1) & mask) {
         uint32_t slot = bpe->slots[i];
         if (slot == 0)
@@ -37,13 +38,14 @@ static inline uint32_t pair_rank(const struct bpe *bpe, uint32_t left, uint32_t 
 static void pair_put(struct bpe *bpe, uint32_t rank)
 {
     const struct bpe_merge *m = &bpe->merges[rank];
-    uint64_t h = pair_hash(m->left, m->right) * 0xD6E8FEB86659FD93u;
+    uint64_t h = pair_hash(m->left, m->right), bit = h >> (62 - bpe->slot_bits);
     uint32_t mask = (1u << bpe->slot_bits) - 1, rank_mask = (1u << bpe->rank_bits) - 1;
     uint32_t i = (uint32_t)(h >> (64 - bpe->slot_bits));
 
     while (bpe->slots[i] != 0)
         i = (i + 1) & mask;
-    bpe->slots[i] = ((uint32_t)h & ~rank_mask) | (rank + 1);
+    bpe->slots[i] = ((uint32_t)(h >> 8) & ~rank_mask) | (rank + 1);
+    bpe->maybe[bit / 64] |= (uint64_t)1 << bit % 64;
 }
 
 /* Whether no merge of a rank below `limit` joins across the border between two tokens while the
@@ -52,19 +54,19 @@ static void pair_put(struct bpe *bpe, uint32_t rank)
  * left to right: it undoes the right one first, whose own merge then comes after one across. */
 static bool border_holds(const struct bpe *bpe, uint32_t left, uint32_t right, uint32_t limit)
 {
-    const struct bpe_token *tokens = bpe->tokens;
+    struct bpe_token l = bpe->tokens[left], r = bpe->tokens[right];
 
     for (;;) {
-        uint32_t rank = pair_rank(bpe, left, right);
-        if (rank < limit)
+        if (pair_rank(bpe, left, right) < limit)
             return false;
-        uint32_t born_left = tokens[left].born, born_right = tokens[right].born;
-        if (born_left > born_right) {
-            limit = born_left - 1; /* one of the same rank comes after */
-            left = tokens[left].right;
-        } else if (born_right > 0) {
-            limit = born_right; /* one of the same rank comes before */
-            right = tokens[right].left;
+        if (l.born > r.born) {
+            limit = l.born - 1; /* one of the same rank comes after */
+            left = l.right;
+            l = bpe->tokens[left];
+        } else if (r.born > 0) {
+            limit = r.born; /* one of the same rank comes before */
+            right = r.left;
+            r = bpe->tokens[right];
         } else {
             return true; /* two bytes */
         }
@@ -79,7 +81,7 @@ static int tokens_define(struct bpe *bpe, const struct trie_source *source, char
                          size_t why_size)
 {
     for (uint32_t i = 0; i < bpe->n_tokens; i++) {
-        bpe->tokens[i] = (struct bpe_token){TRIE_NONE, i, i, TRIE_NONE}; /* not made so far */
+        bpe->tokens[i] = (struct bpe_token){BPE_UNBORN, i, i}; /* so far */
         bpe->lens[i] = (uint16_t)(source->offsets[i + 1] - source->offsets[i]);
     }
     for (unsigned b = 0; b < 256; b++) {
@@ -94,24 +96,24 @@ static int tokens_define(struct bpe *bpe, const struct trie_source *source, char
     for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
         const struct bpe_merge *m = &bpe->merges[rank];
         struct bpe_token *t = &bpe->tokens[m->token];
-        if (bpe->tokens[m->left].born == TRIE_NONE || bpe->tokens[m->right].born == TRIE_NONE)
+        if (bpe->tokens[m->left].born == BPE_UNBORN || bpe->tokens[m->right].born == BPE_UNBORN)
             continue; /* no text has such neighbours */
         if (pair_rank(bpe, m->left, m->right) != TRIE_NONE) {
             snprintf(why, why_size, "merge %u of tokens %u and %u is there twice", rank, m->left,
                      m->right);
             return -EINVAL;
         }
-        bool alone = t->born == TRIE_NONE && border_holds(bpe, m->left, m->right, rank);
+        bool alone = t->born == BPE_UNBORN && border_holds(bpe, m->left, m->right, rank);
         pair_put(bpe, rank);
         if (alone)
-            *t = (struct bpe_token){rank + 1, m->left, m->right, TRIE_NONE};
+            *t = (struct bpe_token){rank + 1, m->left, m->right};
     }
     for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
         const struct bpe_merge *m = &bpe->merges[rank];
         uint32_t left = bpe->tokens[m->left].born, right = bpe->tokens[m->right].born;
-        if ((left != TRIE_NONE && left > rank) || (right != TRIE_NONE && right > rank)) {
+        if ((left != BPE_UNBORN && left > rank) || (right != BPE_UNBORN && right > rank)) {
             snprintf(why, why_size, "merge %u joins token %u, which only a later merge makes", rank,
-                     left != TRIE_NONE && left > rank ? m->left : m->right);
+                     left != BPE_UNBORN && left > rank ? m->left : m->right);
             return -EINVAL;
         }
     }
@@ -127,7 +129,7 @@ static int trie_finish(struct bpe *bpe, const struct trie_source *source)
     int r = made ? 0 : -ENOMEM;
 
     for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
-        made[i] = bpe->tokens[i].born != TRIE_NONE;
+        made[i] = bpe->tokens[i].born != BPE_UNBORN;
         n_made += made[i];
     }
     if (r == 0 && n_made < bpe->trie.n_taken) {
@@ -141,8 +143,8 @@ static int trie_finish(struct bpe *bpe, const struct trie_source *source)
     for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
         size_t len;
         if (made[i])
-            bpe->tokens[i].shorter = trie_longest(&bpe->trie, source->bytes + source->offsets[i],
-                                                  bpe->lens[i] - 1u, &len);
+            bpe->shorter[i] = trie_longest(&bpe->trie, source->bytes + source->offsets[i],
+                                           bpe->lens[i] - 1u, &len);
     }
     free(made);
     return r;
@@ -158,10 +160,14 @@ int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *pla
     while ((n_merges + 1) >> bpe.rank_bits)
         bpe.rank_bits++;
     bpe.slot_bits = bpe.rank_bits + 1; /* at most half full */
+    if (bpe.slot_bits < 6)
+        bpe.slot_bits = 6; /* a word of `maybe` at least */
     bpe.slots = calloc((size_t)1 << bpe.slot_bits, sizeof *bpe.slots);
+    bpe.maybe = calloc((size_t)1 << (bpe.slot_bits - 4), sizeof *bpe.maybe);
+    bpe.shorter = malloc(sizeof *bpe.shorter * bpe.n_tokens);
     bpe.tokens = malloc(sizeof *bpe.tokens * bpe.n_tokens);
     bpe.lens = malloc(sizeof *bpe.lens * bpe.n_tokens);
-    if (!bpe.slots || !bpe.tokens || !bpe.lens)
+    if (!bpe.slots || !bpe.maybe || !bpe.shorter || !bpe.tokens || !bpe.lens)
         goto free_tables;
     bpe.trie = *plain;
     bpe.merges = merges;
@@ -178,6 +184,8 @@ free_tables:
     if (r == -ENOMEM)
         snprintf(why, why_size, "not enough memory for the merges of %u tokens", bpe.n_tokens);
     free(bpe.slots);
+    free(bpe.maybe);
+    free(bpe.shorter);
     free(bpe.tokens);
     free(bpe.lens);
     return r;
@@ -190,14 +198,16 @@ void bpe_done(struct bpe *bpe)
     free(bpe->lens);
     free(bpe->merges);
     free(bpe->slots);
+    free(bpe->maybe);
+    free(bpe->shorter);
     *bpe = (struct bpe){0};
 }
 
 size_t bpe_size(const struct bpe *bpe)
 {
     return trie_bytes(&bpe->trie) + (sizeof *bpe->slots << bpe->slot_bits) +
-           sizeof *bpe->merges * bpe->n_merges +
-           (sizeof *bpe->tokens + sizeof *bpe->lens) * bpe->n_tokens;
+           (sizeof *bpe->maybe << (bpe->slot_bits - 4)) + sizeof *bpe->merges * bpe->n_merges +
+           (sizeof *bpe->tokens + sizeof *bpe->lens + sizeof *bpe->shorter) * bpe->n_tokens;
 }
 
 size_t bpe_encode(const struct bpe *bpe, const char *s, size_t n, void *scratch,
@@ -224,7 +234,7 @@ size_t bpe_encode(const struct bpe *bpe, const char *s, size_t n, void *scratch,
                 next = trie_longest(&bpe->trie, s + pos, n - pos, &len);
             continue;
         }
-        next = bpe->tokens[next].shorter;
+        next = bpe->shorter[next];
         if (next == TRIE_NONE) {
             /* Nothing fits here: so the token before was wrong. */
             assert(n_ids > 0);

@@ -21,25 +21,33 @@ struct bpe_merge {
     uint32_t token;       /* the id that they make */
 };
 
-/* How a token comes about. `born` is 0 for a byte, else the rank of its merge + 1. */
+/* How a token comes about. `born` is 0 for a byte, else the rank of its merge + 1; BPE_UNBORN for
+ * one that no text makes. Eight bytes, so that the table stays in the cache. */
+enum { BPE_ID_BITS = 21 };
+#define BPE_IDS_MAX ((1u << BPE_ID_BITS) - 1)
+#define BPE_UNBORN  BPE_IDS_MAX
+
 struct bpe_token {
-    uint32_t born;
-    uint32_t left, right; /* its own id for a byte */
-    uint32_t shorter;     /* the longest token that is a true prefix of it, or TRIE_NONE */
+    uint64_t born : BPE_ID_BITS;
+    uint64_t left : BPE_ID_BITS; /* its own id for a byte */
+    uint64_t right : BPE_ID_BITS;
 };
 
 struct bpe {
     struct trie trie;         /* of the tokens that are their own encoding */
     struct bpe_token *tokens; /* (n_tokens) */
+    uint32_t *shorter;        /* (n_tokens) the longest token that is a true prefix, or TRIE_NONE */
     uint16_t *lens;           /* (n_tokens) bytes of each */
     struct bpe_merge *merges; /* (n_merges), best first */
-    uint32_t *slots; /* (1 << slot_bits) pair -> fingerprint << rank_bits | rank + 1; 0 free */
+    uint64_t *maybe;          /* (1 << slot_bits + 2 bits) 0: no merge has a pair of this hash */
+    uint32_t *slots;          /* (1 << slot_bits) fingerprint << rank_bits | rank + 1; 0: free */
     uint32_t n_tokens, n_merges;
     unsigned slot_bits, rank_bits;
 };
 
 /* Builds the tables. `plain` is a trie of the tokens that text can make; among them must be every
- * single byte. Takes over `plain` and `merges` (malloc'd, n_merges) if it succeeds. 0; -ENOMEM;
+ * single byte. Takes over `plain` and `merges` (malloc'd, n_merges) if it succeeds; there
+ * are fewer than BPE_IDS_MAX tokens and merges. 0; -ENOMEM;
  * -EINVAL with a sentence in `why`. */
 int bpe_init(struct bpe *bpe, const struct trie_source *source, struct trie *plain,
              struct bpe_merge *merges, uint32_t n_merges, char *why, size_t why_size);

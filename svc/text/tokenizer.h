@@ -20,7 +20,7 @@
 
 /* What a vocabulary may hold at most; beyond is refused. Qwen2 has 151,936 tokens, the longest of
  * 256 bytes. */
-#define TEXT_TOKENS_MAX      (1u << 22)
+#define TEXT_TOKENS_MAX      (1u << 20)
 #define TEXT_TOKEN_BYTES_MAX 4096u
 
 /* Bytes that belong to somebody else; not terminated. */

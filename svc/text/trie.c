@@ -1,144 +1,223 @@
-/* The table starts small and doubles at half load, so that what a vocabulary costs follows what it
- * holds and not what it claims. */
+/* Construction of the double array: tokens are sorted, nodes visited in that order, depth first.
+ * A node looks for a base from a cursor that moves on where cells get dense, one for nodes with
+ * several children and one, behind it, for those with one, which fill the gaps. */
+#define _GNU_SOURCE /* qsort_r */
 #include "svc/text/trie.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BITS_FIRST = 12 };
+enum { STEPS_BEFORE_MOVING_ON = 128, NO_CHILD = 256 };
 
-static int table_new(struct trie *trie, unsigned bits)
+/* A node to be given a base: the sorted tokens [low, high) begin with its bytes, `depth` of them. */
+struct node {
+    uint32_t low, high;
+    uint32_t cell; /* 0: the root */
+    uint32_t depth;
+};
+
+struct builder {
+    const struct trie_source *source;
+    struct trie trie;
+    uint32_t *order;    /* (n_taken) ids, sorted by bytes */
+    uint8_t *base_used; /* (n_cells) */
+    struct node *stack; /* of nodes to visit */
+    size_t n_stack, room_stack;
+    uint32_t from_one;  /* where nodes with one child look for a cell */
+    uint32_t from_many; /* where those with several do */
+};
+
+static const char *token_at(const struct trie_source *source, uint32_t id, uint32_t *ret_len)
 {
-    size_t bytes = sizeof(struct trie_edge) << bits;
-    struct trie_edge *edges = malloc(bytes);
+    *ret_len = source->offsets[id + 1] - source->offsets[id];
+    return source->bytes + source->offsets[id];
+}
 
-    if (!edges)
+static int compare_tokens(const void *a, const void *b, void *context)
+{
+    uint32_t len_a, len_b;
+    const char *s_a = token_at(context, *(const uint32_t *)a, &len_a);
+    const char *s_b = token_at(context, *(const uint32_t *)b, &len_b);
+    int order = memcmp(s_a, s_b, len_a < len_b ? len_a : len_b);
+
+    return order != 0 ? order : (len_a > len_b) - (len_a < len_b);
+}
+
+/* Makes room for cells up to `need`, always 256 more than any base in use. */
+static int cells_grow(struct builder *b, uint32_t need)
+{
+    struct trie *t = &b->trie;
+    uint32_t n = t->n_cells > 0 ? t->n_cells : 4096;
+
+    while (n < need)
+        n += n / 2;
+    if (n == t->n_cells)
+        return 0;
+    if (need > TRIE_CELLS_MAX)
+        return -E2BIG;
+    uint32_t *cells = realloc(t->cells, sizeof *cells * n);
+    if (cells)
+        t->cells = cells;
+    uint32_t *ids = realloc(t->ids, sizeof *ids * n);
+    if (ids)
+        t->ids = ids;
+    uint8_t *used = realloc(b->base_used, n);
+    if (used)
+        b->base_used = used;
+    if (!cells || !ids || !used)
         return -ENOMEM;
-    memset(edges, 0xFF, bytes);
-    trie->edges = edges;
-    trie->bits = bits;
+    for (uint32_t i = t->n_cells; i < n; i++) {
+        cells[i] = TRIE_FREE;
+        ids[i] = TRIE_NONE;
+        used[i] = 0;
+    }
+    t->n_cells = n;
     return 0;
 }
 
-static void table_put(struct trie *trie, struct trie_edge edge)
+static bool is_free(const struct builder *b, uint32_t cell)
 {
-    uint32_t mask = (1u << trie->bits) - 1, i = trie_hash(trie, edge.key);
-
-    while (trie->edges[i].key != UINT32_MAX)
-        i = (i + 1) & mask;
-    trie->edges[i] = edge;
+    return b->trie.cells[cell] == TRIE_FREE;
 }
 
-void trie_done(struct trie *trie)
+static bool base_fits(const struct builder *b, uint32_t base, const uint8_t *labels, unsigned n)
 {
-    free(trie->edges);
-    *trie = (struct trie){0};
+    if (b->base_used[base])
+        return false;
+    for (unsigned i = 0; i < n; i++)
+        if (!is_free(b, base + labels[i]))
+            return false;
+    return true;
 }
 
-size_t trie_bytes(const struct trie *trie)
+/* A base for a node whose children have these labels, ascending. 0 or -errno. */
+static int base_find(struct builder *b, const uint8_t *labels, unsigned n, uint32_t *ret_base)
 {
-    return sizeof(struct trie_edge) << trie->bits;
-}
+    uint32_t *from = n > 1 ? &b->from_many : &b->from_one;
+    unsigned steps = 0;
 
-static int edge_add(struct trie *trie, uint32_t node, uint8_t byte, uint32_t child)
-{
-    if (trie->n_edges >= 1u << (trie->bits - 1)) {
-        struct trie_edge *old = trie->edges;
-        size_t n_old = (size_t)1 << trie->bits;
-        int r = table_new(trie, trie->bits + 1);
+    for (uint32_t cell = *from;; cell++) {
+        int r = cells_grow(b, cell + 512);
         if (r < 0)
             return r;
-        for (size_t i = 0; i < n_old; i++)
-            if (old[i].key != UINT32_MAX)
-                table_put(trie, old[i]);
-        free(old);
+        if (++steps > STEPS_BEFORE_MOVING_ON) {
+            *from = cell;
+            steps = 0;
+        }
+        if (is_free(b, cell) && base_fits(b, cell - labels[0], labels, n)) {
+            *ret_base = cell - labels[0];
+            return 0;
+        }
     }
-    table_put(trie, (struct trie_edge){.key = node << 8 | byte, .child = child});
-    trie->n_edges++;
+}
+
+static int stack_push(struct builder *b, struct node node)
+{
+    if (b->n_stack == b->room_stack) {
+        size_t room = b->room_stack > 0 ? 2 * b->room_stack : 1024;
+        struct node *stack = realloc(b->stack, sizeof *stack * room);
+        if (!stack)
+            return -ENOMEM;
+        b->stack = stack;
+        b->room_stack = room;
+    }
+    b->stack[b->n_stack++] = node;
     return 0;
 }
 
-/* Adds token `id` with its n ≥ 1 bytes, none shorter than one added before. */
-static int token_add(struct trie *trie, uint32_t id, const char *s, size_t n, uint32_t ret_same[2])
+/* Gives a node its base and its children their cells; the children that have some go on the stack,
+ * the last one first. */
+static int node_visit(struct builder *b, struct node node, uint32_t ret_same[2])
 {
-    uint32_t node = trie->n_tokens;
+    uint8_t labels[256];
+    uint32_t starts[257], len, base;
+    unsigned n = 0;
+    int last = NO_CHILD;
 
-    for (size_t i = 0; i < n; i++) {
-        uint32_t next = trie_step(trie, node, (uint8_t)s[i]);
-        bool last = i + 1 == n;
-        if (next == TRIE_NONE) {
-            if (!last && trie->n_nodes >= TRIE_NODES_MAX - 1)
-                return -E2BIG;
-            next = last ? id : trie->n_nodes;
-            int r = edge_add(trie, node, (uint8_t)s[i], next);
-            if (r < 0)
-                return r;
-            trie->n_nodes += !last;
-        } else if (last) {
-            ret_same[0] = next;
-            ret_same[1] = id;
+    token_at(b->source, b->order[node.low], &len);
+    if (len == node.depth && node.depth > 0) {
+        b->trie.cells[node.cell] |= TRIE_TOKEN;
+        b->trie.ids[node.cell] = b->order[node.low++];
+        if (node.low < node.high &&
+            (token_at(b->source, b->order[node.low], &len), len == node.depth)) {
+            ret_same[0] = b->trie.ids[node.cell];
+            ret_same[1] = b->order[node.low];
             return -EEXIST;
         }
-        node = next;
     }
-    trie->n_taken++;
-    return 0;
-}
-
-/* The ids of all tokens, shortest first. */
-static uint32_t *order_by_length(const struct trie_source *source)
-{
-    const uint32_t *offsets = source->offsets;
-    uint32_t longest = 0;
-
-    for (uint32_t i = 0; i < source->n_tokens; i++)
-        if (offsets[i + 1] - offsets[i] > longest)
-            longest = offsets[i + 1] - offsets[i];
-    uint32_t *starts = calloc((size_t)longest + 2, sizeof *starts);
-    uint32_t *order = malloc(sizeof *order * ((size_t)source->n_tokens + 1));
-    if (!starts || !order) {
-        free(order);
-        order = NULL;
-        goto free_starts;
+    for (uint32_t i = node.low; i < node.high; i++) {
+        const char *s = token_at(b->source, b->order[i], &len);
+        if ((uint8_t)s[node.depth] != last) {
+            last = (uint8_t)s[node.depth];
+            starts[n] = i;
+            labels[n++] = (uint8_t)last;
+        }
     }
-    for (uint32_t i = 0; i < source->n_tokens; i++)
-        starts[offsets[i + 1] - offsets[i] + 1]++;
-    for (uint32_t len = 1; len <= longest; len++)
-        starts[len] += starts[len - 1];
-    for (uint32_t i = 0; i < source->n_tokens; i++)
-        order[starts[offsets[i + 1] - offsets[i]]++] = i;
-free_starts:
-    free(starts);
-    return order;
+    if (n == 0)
+        return 0;
+    starts[n] = node.high;
+    int r = base_find(b, labels, n, &base);
+    if (r < 0)
+        return r;
+    b->base_used[base] = 1;
+    if (node.depth == 0)
+        b->trie.root = base << TRIE_BASE_SHIFT;
+    else
+        b->trie.cells[node.cell] |= base << TRIE_BASE_SHIFT;
+    for (unsigned i = 0; i < n; i++)
+        b->trie.cells[base + labels[i]] = labels[i];
+    for (unsigned i = n; i-- > 0 && r == 0;)
+        r = stack_push(b,
+                       (struct node){starts[i], starts[i + 1], base + labels[i], node.depth + 1});
+    return r;
 }
 
 int trie_init(struct trie *ret, const struct trie_source *source, const bool *take,
               uint32_t ret_same[2])
 {
-    struct trie trie = {.n_tokens = source->n_tokens, .n_nodes = source->n_tokens + 1};
-    uint32_t *order = order_by_length(source);
-    int r = order ? table_new(&trie, BITS_FIRST) : -ENOMEM;
+    struct builder b = {.source = source, .from_one = 256, .from_many = 256};
+    int r = cells_grow(&b, 512);
 
-    for (uint32_t k = 0; k < source->n_tokens && r == 0; k++) {
-        uint32_t i = order[k], start = source->offsets[i];
+    b.order = malloc(sizeof *b.order * ((size_t)source->n_tokens + 1));
+    if (!b.order)
+        r = -ENOMEM;
+    for (uint32_t i = 0; r == 0 && i < source->n_tokens; i++)
         if (take[i])
-            r = token_add(&trie, i, source->bytes + start, source->offsets[i + 1] - start,
-                          ret_same);
+            b.order[b.trie.n_taken++] = i;
+    if (r == 0 && b.trie.n_taken > 0) {
+        qsort_r(b.order, b.trie.n_taken, sizeof *b.order, compare_tokens, (void *)source);
+        b.base_used[0] = 1;
+        r = stack_push(&b, (struct node){0, b.trie.n_taken, 0, 0});
     }
-    free(order);
+    while (r == 0 && b.n_stack > 0)
+        r = node_visit(&b, b.stack[--b.n_stack], ret_same);
+    free(b.order);
+    free(b.base_used);
+    free(b.stack);
     if (r < 0)
-        trie_done(&trie);
+        trie_done(&b.trie);
     else
-        *ret = trie;
+        *ret = b.trie;
     return r;
+}
+
+void trie_done(struct trie *trie)
+{
+    free(trie->cells);
+    free(trie->ids);
+    *trie = (struct trie){0};
+}
+
+size_t trie_bytes(const struct trie *trie)
+{
+    return (sizeof *trie->cells + sizeof *trie->ids) * trie->n_cells;
 }
 
 uint32_t trie_find(const struct trie *trie, const char *s, size_t n)
 {
-    uint32_t node = trie->n_tokens;
+    size_t len;
+    uint32_t id = trie_longest(trie, s, n, &len);
 
-    for (size_t i = 0; i < n && node != TRIE_NONE; i++)
-        node = trie_step(trie, node, (uint8_t)s[i]);
-    return node < trie->n_tokens ? node : TRIE_NONE;
+    return len == n ? id : TRIE_NONE;
 }
