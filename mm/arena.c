@@ -7,17 +7,21 @@
 #define _GNU_SOURCE /* memfd_create, MADV_POPULATE_WRITE */
 #include "mm/arena.h"
 
+#include "mm/populate.h"
 #include "mm/why.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <hugetlbfs.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
@@ -35,8 +39,14 @@ struct pool { /* counters of one hugetlb pool, in pages */
     uint64_t total, free, reserved, overcommit;
 };
 
-static int map_hugetlb(struct mm_arena *ret, size_t size, size_t page, char *why, size_t why_size);
-static int map_anonymous(struct mm_arena *ret, size_t size, bool huge, char *why, size_t why_size);
+static int begin_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind, char *why,
+                      size_t why_size);
+static int begin_memfd(struct mm_arena *ret, size_t size, size_t page, char *why, size_t why_size);
+static int begin_hugetlb(struct mm_arena *ret, size_t size, size_t page, int fd, char *why,
+                         size_t why_size);
+static int begin_anonymous(struct mm_arena *ret, size_t size, bool huge, char *why,
+                           size_t why_size);
+static size_t round_up(size_t size, size_t page);
 static bool size_suits(size_t size, size_t page);
 static bool has_page_size(size_t page);
 static void read_pool(struct pool *ret, size_t page);
@@ -48,53 +58,158 @@ static uint64_t thp_bytes(const void *base, size_t size);
 int mm_arena_map(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, char *why,
                  size_t why_size)
 {
-    mm_why_set(why, why_size, "%s", "");
-    if (size == 0 || size > SIZE_MAX / 2)
-        return size == 0 ? -EINVAL : -ENOMEM;
-    if (policy == MM_HUGE_OFF)
-        return mm_arena_map_kind(ret, size, MM_PAGES_SMALL, why, why_size);
-
-    if (size_suits(size, PAGE_1G) &&
-        mm_arena_map_kind(ret, size, MM_PAGES_HUGE_1G, why, why_size) == 0)
-        return 0;
-    if (mm_arena_map_kind(ret, size, MM_PAGES_HUGE_2M, why, why_size) == 0)
-        return 0;
-    if (policy == MM_HUGE_REQUIRE)
-        return -ENOMEM;
-    int r = mm_arena_map_kind(ret, size, MM_PAGES_THP, why, why_size);
-    if (r == -ENODEV)
-        r = mm_arena_map_kind(ret, size, MM_PAGES_SMALL, why, why_size);
-    if (r == 0)
-        mm_why_add(why, why_size, "Using %s instead.", mm_page_kind_name(ret->kind));
+    struct mm_arena arena;
+    int r = mm_arena_begin(&arena, size, policy, why, why_size);
+    if (r < 0)
+        return r;
+    r = mm_arena_finish(&arena, why, why_size);
+    if (r < 0)
+        mm_arena_unmap(&arena);
+    else
+        *ret = arena;
     return r;
 }
 
 int mm_arena_map_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind, char *why,
                       size_t why_size)
 {
-    size_t page = mm_page_kind_bytes(kind);
-    size_t rounded;
-    if (size == 0)
-        return -EINVAL;
-    if (__builtin_add_overflow(size, page - 1, &rounded) || rounded > SIZE_MAX / 2)
+    struct mm_arena arena;
+    int r = begin_kind(&arena, size, kind, why, why_size);
+    if (r < 0)
+        return r;
+    r = mm_arena_finish(&arena, why, why_size);
+    if (r < 0)
+        mm_arena_unmap(&arena);
+    else
+        *ret = arena;
+    return r;
+}
+
+int mm_arena_begin(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, char *why,
+                   size_t why_size)
+{
+    mm_why_set(why, why_size, "%s", "");
+    if (size == 0 || size > SIZE_MAX / 2)
+        return size == 0 ? -EINVAL : -ENOMEM;
+    if (policy == MM_HUGE_OFF)
+        return begin_kind(ret, size, MM_PAGES_SMALL, why, why_size);
+
+    if (size_suits(size, PAGE_1G) && begin_kind(ret, size, MM_PAGES_HUGE_1G, why, why_size) == 0)
+        return 0;
+    if (begin_kind(ret, size, MM_PAGES_HUGE_2M, why, why_size) == 0)
+        return 0;
+    if (policy == MM_HUGE_REQUIRE)
         return -ENOMEM;
-    rounded -= rounded % page;
-    switch (kind) {
-    case MM_PAGES_HUGE_1G:
-    case MM_PAGES_HUGE_2M:
-        return map_hugetlb(ret, rounded, page, why, why_size);
-    case MM_PAGES_THP:
-        return map_anonymous(ret, rounded, true, why, why_size);
-    case MM_PAGES_SMALL:
-        return map_anonymous(ret, rounded, false, why, why_size);
+    int r = begin_kind(ret, size, MM_PAGES_THP, why, why_size);
+    if (r == -ENODEV)
+        r = begin_kind(ret, size, MM_PAGES_SMALL, why, why_size);
+    if (r == 0)
+        mm_why_add(why, why_size, "Using %s instead.", mm_page_kind_name(ret->kind));
+    return r;
+}
+
+int mm_arena_begin_file(struct mm_arena *ret, size_t size, int fd, char *why, size_t why_size)
+{
+    struct statfs fs;
+    if (size == 0 || size > SIZE_MAX / 2)
+        return size == 0 ? -EINVAL : -ENOMEM;
+    if (fstatfs(fd, &fs) < 0)
+        return -errno;
+    if (fs.f_type != HUGETLBFS_MAGIC || (fs.f_bsize != PAGE_1G && fs.f_bsize != PAGE_2M))
+        return -ENODEV;
+    size_t page = (size_t)fs.f_bsize;
+    return begin_hugetlb(ret, round_up(size, page), page, fd, why, why_size);
+}
+
+int mm_arena_open_file(struct mm_arena *ret, size_t size, int fd)
+{
+    struct statfs fs;
+    struct stat st;
+    if (fstatfs(fd, &fs) < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    if (fs.f_type != HUGETLBFS_MAGIC || (fs.f_bsize != PAGE_1G && fs.f_bsize != PAGE_2M))
+        return -ENODEV;
+    size_t page = (size_t)fs.f_bsize;
+    if (size == 0 || size > SIZE_MAX / 2 || (uint64_t)st.st_size != round_up(size, page))
+        return -ESTALE;
+    void *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED)
+        return -ENOMEM;
+    /* A hole in the file would be a page of zeros, or a SIGBUS where the pool is empty. */
+    if (madvise(base, (size_t)st.st_size, MADV_POPULATE_READ) < 0 ||
+        madvise(base, (size_t)st.st_size, MADV_DONTDUMP) < 0) {
+        munmap(base, (size_t)st.st_size);
+        return -ENOMEM;
     }
-    return -EINVAL;
+    *ret = (struct mm_arena){.base = base,
+                             .size = (size_t)st.st_size,
+                             .kind = page == PAGE_1G ? MM_PAGES_HUGE_1G : MM_PAGES_HUGE_2M,
+                             .locked = 1,
+                             .fd = fd};
+    return 0;
+}
+
+int mm_arena_await(const struct mm_arena *arena, size_t end)
+{
+    return arena->ahead == NULL ? 0 : mm_populate_await(arena->ahead, end);
+}
+
+int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size)
+{
+    int r = mm_arena_await(arena, arena->size);
+    mm_populate_free(arena->ahead);
+    arena->ahead = NULL;
+    if (r < 0) {
+        mm_why_add(why, why_size, "Populating %zu MiB of memory failed: %s.",
+                   (size_t)(arena->size / MIB), strerror(-r));
+        return -ENOMEM;
+    }
+    if (arena->kind == MM_PAGES_THP) {
+        uint64_t got = thp_bytes(arena->base, arena->size);
+        if (got < arena->size / 2)
+            arena->kind = MM_PAGES_SMALL;
+        if (got < arena->size)
+            mm_why_add(why, why_size,
+                       "Memory is fragmented: %" PRIu64 " of %zu MiB got transparent huge pages.",
+                       (uint64_t)(got / MIB), (size_t)(arena->size / MIB));
+    }
+    if (arena->fd < 0) {
+        arena->locked = mlock(arena->base, arena->size) == 0;
+        if (!arena->locked)
+            mm_why_add(why, why_size,
+                       "%zu MiB could not be locked in memory (%s) and may be swapped out: raise "
+                       "LimitMEMLOCK= of the unit or `ulimit -l`.",
+                       (size_t)(arena->size / MIB), strerror(errno));
+    }
+    return 0;
+}
+
+int mm_arena_seal(struct mm_arena *arena)
+{
+    if (arena->fd < 0)
+        return mprotect(arena->base, arena->size, PROT_READ) < 0 ? -errno : 0;
+    /* A mapping that may be written keeps the seal off, so ours goes first; nothing else can be
+     * mapped at its address meanwhile. */
+    if (mmap(arena->base, arena->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        return -errno;
+    int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    int r = fcntl(arena->fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+    if (r == -EPERM || r == -EINVAL) /* a file of a hugetlbfs mount knows no seals */
+        r = 0;
+    int access = r == 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+    if (mmap(arena->base, arena->size, access, MAP_SHARED | MAP_FIXED, arena->fd, 0) == MAP_FAILED)
+        return -errno;
+    madvise(arena->base, arena->size, MADV_DONTDUMP);
+    madvise(arena->base, arena->size, MADV_POPULATE_READ); /* they are there: page tables only */
+    return r;
 }
 
 void mm_arena_unmap(struct mm_arena *arena)
 {
     if (arena == NULL || arena->base == NULL)
         return;
+    mm_populate_free(arena->ahead);
     munmap(arena->base, arena->size);
     if (arena->fd >= 0)
         close(arena->fd);
@@ -142,7 +257,39 @@ static int open_memfd(size_t page)
     return fd < 0 ? -errno : fd;
 }
 
-static int map_hugetlb(struct mm_arena *ret, size_t size, size_t page, char *why, size_t why_size)
+static size_t round_up(size_t size, size_t page)
+{
+    return (size + page - 1) / page * page;
+}
+
+static int begin_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind, char *why,
+                      size_t why_size)
+{
+    size_t page = mm_page_kind_bytes(kind);
+    if (size == 0)
+        return -EINVAL;
+    if (size > SIZE_MAX / 2)
+        return -ENOMEM;
+    size = round_up(size, page);
+    if (kind == MM_PAGES_THP || kind == MM_PAGES_SMALL)
+        return begin_anonymous(ret, size, kind == MM_PAGES_THP, why, why_size);
+    return begin_memfd(ret, size, page, why, why_size);
+}
+
+/* Populates the first page at once, so that a limit that leaves none is found while another kind
+ * can still be tried, and the rest on a thread. */
+static int start_populating(struct mm_arena *arena)
+{
+    size_t page = mm_page_kind_bytes(arena->kind);
+    if (madvise(arena->base, page, MADV_POPULATE_WRITE) < 0 ||
+        madvise(arena->base, arena->size, MADV_DONTDUMP) < 0)
+        return -errno;
+    if (arena->size == page || mm_populate_new(&arena->ahead, arena->base, arena->size, page) == 0)
+        return 0;
+    return madvise(arena->base, arena->size, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+}
+
+static int begin_memfd(struct mm_arena *ret, size_t size, size_t page, char *why, size_t why_size)
 {
     if (!has_page_size(page)) {
         if (page == PAGE_2M)
@@ -150,39 +297,48 @@ static int map_hugetlb(struct mm_arena *ret, size_t size, size_t page, char *why
         return -ENODEV;
     }
     int fd = open_memfd(page);
-    int r = fd;
-    if (fd < 0)
-        goto explain;
-    if (ftruncate(fd, (off_t)size) < 0) {
-        r = -errno;
-        goto close_fd;
+    if (fd < 0) {
+        explain_short_pool(size, page, fd, why, why_size);
+        return -ENOMEM;
     }
-    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) {
-        r = -errno;
-        goto close_fd;
-    }
-    if (madvise(base, size, MADV_POPULATE_WRITE) < 0 || madvise(base, size, MADV_DONTDUMP) < 0) {
-        r = -errno;
-        goto unmap;
-    }
-    *ret = (struct mm_arena){.base = base,
-                             .size = size,
+    int r = begin_hugetlb(ret, size, page, fd, why, why_size);
+    if (r < 0)
+        close(fd);
+    return r;
+}
+
+/* The kernel reserves the pages at mmap, or refuses. */
+static int begin_hugetlb(struct mm_arena *ret, size_t size, size_t page, int fd, char *why,
+                         size_t why_size)
+{
+    int r;
+    struct mm_arena arena = {.size = size,
                              .kind = page == PAGE_1G ? MM_PAGES_HUGE_1G : MM_PAGES_HUGE_2M,
                              .locked = 1,
                              .fd = fd};
+    if (ftruncate(fd, (off_t)size) < 0) {
+        r = -errno;
+        goto explain;
+    }
+    arena.base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (arena.base == MAP_FAILED) {
+        r = -errno;
+        goto explain;
+    }
+    r = start_populating(&arena);
+    if (r < 0) {
+        munmap(arena.base, size);
+        goto explain;
+    }
+    *ret = arena;
     return 0;
 
-unmap:
-    munmap(base, size);
-close_fd:
-    close(fd);
 explain:
     explain_short_pool(size, page, r, why, why_size);
     return -ENOMEM;
 }
 
-static int map_anonymous(struct mm_arena *ret, size_t size, bool huge, char *why, size_t why_size)
+static int begin_anonymous(struct mm_arena *ret, size_t size, bool huge, char *why, size_t why_size)
 {
     if (huge && !thp_enabled()) {
         mm_why_add(why, why_size,
@@ -198,45 +354,29 @@ static int map_anonymous(struct mm_arena *ret, size_t size, bool huge, char *why
     uint8_t *mapped =
         mmap(NULL, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) {
-        r = -errno;
         mm_why_add(why, why_size, "Mapping %zu MiB of memory failed: %s.", (size_t)(size / MIB),
-                   strerror(-r));
+                   strerror(errno));
         return -ENOMEM;
     }
-    uint8_t *base = mapped;
+    struct mm_arena arena = {
+        .base = mapped, .size = size, .kind = huge ? MM_PAGES_THP : MM_PAGES_SMALL, .fd = -1};
     if (huge) {
         size_t head = (size_t)(-(uintptr_t)mapped % PAGE_2M);
-        base = mapped + head;
+        arena.base = mapped + head;
         if (head > 0)
             munmap(mapped, head);
         if (head < slack)
-            munmap(base + size, slack - head);
+            munmap(arena.base + size, slack - head);
     }
-    madvise(base, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE); /* a kernel without THP refuses */
-    if (madvise(base, size, MADV_POPULATE_WRITE) < 0 || madvise(base, size, MADV_DONTDUMP) < 0) {
-        r = -errno;
+    /* A kernel without THP refuses this, and then there is nothing to ask for. */
+    madvise(arena.base, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    r = start_populating(&arena);
+    if (r < 0) {
         mm_why_add(why, why_size, "Populating %zu MiB of memory failed: %s.", (size_t)(size / MIB),
                    strerror(-r));
-        munmap(base, size);
+        munmap(arena.base, size);
         return -ENOMEM;
     }
-    struct mm_arena arena = {.base = base, .size = size, .kind = MM_PAGES_SMALL, .fd = -1};
-    if (huge) {
-        uint64_t got = thp_bytes(base, size);
-        if (got >= size / 2)
-            arena.kind = MM_PAGES_THP;
-        if (got < size)
-            mm_why_add(why, why_size,
-                       "Memory is fragmented: %" PRIu64 " of %zu MiB got "
-                       "transparent huge pages.",
-                       (uint64_t)(got / MIB), (size_t)(size / MIB));
-    }
-    arena.locked = mlock(base, size) == 0;
-    if (!arena.locked)
-        mm_why_add(why, why_size,
-                   "%zu MiB could not be locked in memory (%s) and may be swapped out: raise "
-                   "LimitMEMLOCK= of the unit or `ulimit -l`.",
-                   (size_t)(size / MIB), strerror(errno));
     *ret = arena;
     return 0;
 }

@@ -24,8 +24,9 @@ struct mm_arena {
     uint8_t *base; /* page-aligned; size bytes */
     size_t size;   /* rounded up to the page size of the kind */
     enum mm_page_kind kind;
-    int locked; /* stays in memory: hugetlb, or mlock succeeded */
-    int fd;     /* the memfd behind it (hugetlb), or -1 */
+    int locked;                /* stays in memory: hugetlb, or mlock succeeded */
+    int fd;                    /* the file behind it (hugetlb), or -1 */
+    struct mm_populate *ahead; /* between mm_arena_begin and _finish, else NULL */
 };
 
 /* Maps and populates `size` bytes, all zero. Returns 0; -ENOMEM where not even small pages are to
@@ -38,6 +39,30 @@ int mm_arena_map(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, 
  * appended to. */
 int mm_arena_map_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind, char *why,
                       size_t why_size);
+
+/* mm_arena_map in two halves: after _begin the span is there, and a thread of the arena's own
+ * populates it from its start on. Whoever writes to bytes before `end` waits for them with _await
+ * first (from any thread; 0 or -ENOMEM), and all that is written in the order of addresses waits
+ * least. _finish ends the thread when all is populated, and locks the memory; on failure the arena
+ * is still mapped, and is to be unmapped. */
+int mm_arena_begin(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, char *why,
+                   size_t why_size);
+int mm_arena_await(const struct mm_arena *arena, size_t end);
+int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size);
+
+/* The same as _begin, on a file of a hugetlbfs mount (empty, open for reading and writing; the
+ * arena takes the descriptor where it returns 0). -ENODEV: another kind of file; -ENOMEM: the pool
+ * is short, said in `why`. */
+int mm_arena_begin_file(struct mm_arena *ret, size_t size, int fd, char *why, size_t why_size);
+
+/* Maps a finished hugetlb file of this size read-only (see mm_arena_seal); takes the descriptor.
+ * -ENODEV, -ESTALE (another size) or -ENOMEM. */
+int mm_arena_open_file(struct mm_arena *ret, size_t size, int fd);
+
+/* Makes a finished arena read-only at the same address, for good where it is a memfd: sealed, it
+ * cannot be changed by anyone who gets hold of it. -EBUSY: somebody still holds it for writing (the
+ * arena is as before). */
+int mm_arena_seal(struct mm_arena *arena);
 
 /* Gives the memory back; an arena that is all zero, or unmapped before, is left alone. */
 void mm_arena_unmap(struct mm_arena *arena);

@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -58,6 +59,10 @@ int confined_run(const struct confinement *confinement, int (*fn)(void *arg), vo
     if (pid < 0)
         return -1;
     if (pid == 0) {
+        /* cmocka's handlers would go on with the next test, in the child. */
+        const int deadly[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGABRT};
+        for (size_t i = 0; i < sizeof deadly / sizeof deadly[0]; i++)
+            signal(deadly[i], SIG_DFL);
         if (confine(confinement) < 0)
             _exit(CONFINE_FAILED);
         int result = fn(arg);

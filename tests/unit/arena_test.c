@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -205,6 +206,85 @@ static void sizes_that_cannot_be(void **state)
     assert_int_equal(arena.fd, -7);
 }
 
+/* Zeroing runs ahead; what was waited for is there, and in the end all of it. */
+static void populating_ahead_ends_populated(void **state)
+{
+    (void)state;
+    struct mm_arena arena;
+    char why[1024];
+    const size_t size = 96 * MIB;
+    for (int policy = MM_HUGE_PREFER; policy <= MM_HUGE_OFF; policy += MM_HUGE_OFF) {
+        assert_int_equal(mm_arena_begin(&arena, size, (enum mm_huge_policy)policy, why, sizeof why),
+                         0);
+        for (size_t at = 0; at < size; at += 8 * MIB) {
+            assert_int_equal(mm_arena_await(&arena, at + 8 * MIB), 0);
+            memset(arena.base + at, 1, 8 * MIB);
+        }
+        assert_int_equal(mm_arena_finish(&arena, why, sizeof why), 0);
+        assert_null(arena.ahead);
+        assert_int_equal(mm_arena_await(&arena, size), 0);
+        assert_true(look_at(&arena).resident >= arena.size);
+        for (size_t at = 0; at < size; at += 4099)
+            assert_int_equal(arena.base[at], 1);
+        mm_arena_unmap(&arena);
+        /* Given back before it is finished: the thread goes first. */
+        assert_int_equal(mm_arena_begin(&arena, size, (enum mm_huge_policy)policy, why, sizeof why),
+                         0);
+        mm_arena_unmap(&arena);
+    }
+}
+
+static int write_to(void *arg)
+{
+    *(volatile uint8_t *)arg = 1;
+    return 0;
+}
+
+static void check_seal(struct mm_arena *arena)
+{
+    memset(arena->base, 0x5a, arena->size);
+    uint8_t *base = arena->base;
+    assert_int_equal(mm_arena_seal(arena), 0);
+    assert_ptr_equal(arena->base, base);
+    for (size_t i = 0; i < arena->size; i += 509)
+        assert_int_equal(arena->base[i], 0x5a);
+    assert_true(look_at(arena).resident >= arena->size);
+    assert_false(look_at(arena).dumped);
+    /* A write dies of it: of a signal, or of the sanitizer that reports it. */
+    assert_int_not_equal(confined_run(&(struct confinement){0}, write_to, arena->base), 0);
+    if (arena->fd >= 0) {
+        void *again = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_SHARED, arena->fd, 0);
+        assert_ptr_equal(again, MAP_FAILED);
+        assert_int_equal(ftruncate(arena->fd, 0), -1);
+        assert_int_equal(fcntl(arena->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1);
+    }
+}
+
+static void a_sealed_arena_cannot_be_changed(void **state)
+{
+    (void)state;
+    struct mm_arena arena;
+    char why[1024] = "";
+    assert_int_equal(mm_arena_map(&arena, SIZE, MM_HUGE_OFF, why, sizeof why), 0);
+    check_seal(&arena);
+    mm_arena_unmap(&arena);
+
+    unsigned grown = hugepool_grow(2048, 8);
+    int r = mm_arena_map_kind(&arena, SIZE, MM_PAGES_HUGE_2M, why, sizeof why);
+    if (r == 0) {
+        /* While somebody else may write to it there is no seal, and nothing is lost. */
+        uint8_t *other = mmap(NULL, arena.size, PROT_READ | PROT_WRITE, MAP_SHARED, arena.fd, 0);
+        assert_true(other != MAP_FAILED);
+        assert_int_equal(mm_arena_seal(&arena), -EBUSY);
+        arena.base[0] = 7;
+        assert_int_equal(other[0], 7);
+        munmap(other, arena.size);
+        check_seal(&arena);
+        mm_arena_unmap(&arena);
+    }
+    hugepool_shrink(2048, grown);
+}
+
 /* In a child of an ordinary user: memory, but not locked, and that is said. */
 static int map_as_nobody(void *arg)
 {
@@ -266,6 +346,8 @@ int main(void)
         cmocka_unit_test(a_short_pool_is_said_with_the_number_of_pages),
         cmocka_unit_test(prefer_steps_down_and_says_so),
         cmocka_unit_test(sizes_that_cannot_be),
+        cmocka_unit_test(populating_ahead_ends_populated),
+        cmocka_unit_test(a_sealed_arena_cannot_be_changed),
         cmocka_unit_test(a_small_lock_limit_is_no_error),
         cmocka_unit_test(without_memfd_create_the_next_kind_is_taken),
     };

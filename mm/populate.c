@@ -1,0 +1,93 @@
+/* The thread that touches pages ahead of their use. */
+#define _GNU_SOURCE /* MADV_POPULATE_WRITE */
+#include "mm/populate.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define STEP_BYTES (16u << 20) /* a few milliseconds: how long a wait or a stop may be late */
+
+struct mm_populate {
+    uint8_t *base;
+    size_t size, step;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    /* under the lock; written by the thread, but for stop */
+    size_t done;
+    int error;
+    bool stop;
+};
+
+static void *run(void *arg)
+{
+    struct mm_populate *populate = arg;
+    for (size_t at = 0; at < populate->size;) {
+        size_t length = populate->size - at < populate->step ? populate->size - at : populate->step;
+        int error = madvise(populate->base + at, length, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+        at += length;
+        pthread_mutex_lock(&populate->lock);
+        populate->error = error;
+        populate->done = error == 0 ? at : populate->done;
+        bool end = error < 0 || populate->stop;
+        pthread_cond_broadcast(&populate->moved);
+        pthread_mutex_unlock(&populate->lock);
+        if (end)
+            break;
+    }
+    return NULL;
+}
+
+int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes)
+{
+    struct mm_populate *populate = calloc(1, sizeof *populate);
+    if (populate == NULL)
+        return -ENOMEM;
+    populate->base = base;
+    populate->size = size;
+    populate->step = page_bytes > STEP_BYTES ? page_bytes : STEP_BYTES;
+    pthread_mutex_init(&populate->lock, NULL);
+    pthread_cond_init(&populate->moved, NULL);
+    /* Signals are for the service's own threads. */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int r = -pthread_create(&populate->thread, NULL, run, populate);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r < 0) {
+        pthread_cond_destroy(&populate->moved);
+        pthread_mutex_destroy(&populate->lock);
+        free(populate);
+        return r;
+    }
+    *ret = populate;
+    return 0;
+}
+
+int mm_populate_await(struct mm_populate *populate, size_t end)
+{
+    pthread_mutex_lock(&populate->lock);
+    while (populate->done < end && populate->error == 0)
+        pthread_cond_wait(&populate->moved, &populate->lock);
+    int r = populate->done < end ? populate->error : 0;
+    pthread_mutex_unlock(&populate->lock);
+    return r;
+}
+
+void mm_populate_free(struct mm_populate *populate)
+{
+    if (populate == NULL)
+        return;
+    pthread_mutex_lock(&populate->lock);
+    populate->stop = true;
+    pthread_mutex_unlock(&populate->lock);
+    pthread_join(populate->thread, NULL);
+    pthread_cond_destroy(&populate->moved);
+    pthread_mutex_destroy(&populate->lock);
+    free(populate);
+}

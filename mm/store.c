@@ -1,0 +1,324 @@
+/* The warm store: descriptors that systemd holds for us, or files in a hugetlbfs folder. What comes
+ * out of it is checked as input from a stranger: kind of file, owner, seals and size. */
+#define _GNU_SOURCE /* F_GET_SEALS */
+#include "mm/store.h"
+
+#include "mm/why.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <hugetlbfs.h>
+#include <linux/magic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#define PREFIX    "weights-" /* of a descriptor's name and of a file's */
+#define UNDER_WAY ".part"    /* after the name of a file that is not finished */
+#define SEALS     (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
+#define FDS_START 3 /* where systemd's descriptors begin (sd_listen_fds(3)) */
+
+static bool systemd_has_store(void);
+static int use_folder(const char *folder, char *why, size_t why_size);
+static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                              char *why, size_t why_size);
+static int adopt_from_folder(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                             char *why, size_t why_size);
+static int check_file(int fd);
+static bool drop_unused_file(int folder, const char *name);
+static void remove_from_systemd(const char *name);
+
+int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
+                  size_t why_size)
+{
+    struct mm_store store = {.place = MM_STORE_NONE};
+    mm_why_set(why, why_size, "%s", "");
+    size_t length = strlen(key);
+    if (length == 0 || length > MM_STORE_KEY_BYTES)
+        return -EINVAL;
+    for (size_t i = 0; i < length; i++) {
+        if (!isalnum((unsigned char)key[i]) && key[i] != '-')
+            return -EINVAL;
+    }
+    memcpy(store.key, key, length + 1);
+    if (folder == NULL && systemd_has_store()) {
+        store.place = MM_STORE_SYSTEMD;
+        *ret = store;
+        return 0;
+    }
+    char own[sizeof store.folder];
+    if (folder == NULL) {
+        const char *mount = hugetlbfs_find_path_for_size(2048 * 1024);
+        if (mount == NULL) {
+            mm_why_set(why, why_size,
+                       "Weights will not survive a restart: neither systemd's descriptor store "
+                       "nor a hugetlbfs mount is here (`hugeadm --create-mounts` makes one).");
+            *ret = store;
+            return 0;
+        }
+        snprintf(own, sizeof own, "%s/quern-%u", mount, (unsigned)geteuid());
+        folder = own;
+    }
+    if (strlen(folder) >= sizeof store.folder)
+        return -ENAMETOOLONG;
+    if (use_folder(folder, why, why_size) == 0) {
+        store.place = MM_STORE_FOLDER;
+        memmove(store.folder, folder, strlen(folder) + 1);
+    }
+    *ret = store;
+    return 0;
+}
+
+int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t size, char *why,
+                   size_t why_size)
+{
+    mm_why_set(why, why_size, "%s", "");
+    switch (store->place) {
+    case MM_STORE_SYSTEMD:
+        return adopt_from_systemd(ret, store, size, why, why_size);
+    case MM_STORE_FOLDER:
+        return adopt_from_folder(ret, store, size, why, why_size);
+    case MM_STORE_NONE:
+        break;
+    }
+    return -ENOENT;
+}
+
+int mm_store_begin(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                   enum mm_huge_policy policy, char *why, size_t why_size)
+{
+    if (store->place != MM_STORE_FOLDER || policy == MM_HUGE_OFF)
+        return mm_arena_begin(ret, size, policy, why, why_size);
+    mm_why_set(why, why_size, "%s", "");
+    char path[sizeof store->folder + 128];
+    snprintf(path, sizeof path, "%s/%s%s%s", store->folder, PREFIX, store->key, UNDER_WAY);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* It is there: another service loads the same weights just now, and keeps them. */
+    if (fd < 0)
+        return mm_arena_begin(ret, size, policy, why, why_size);
+    if (flock(fd, LOCK_SH | LOCK_NB) == 0 && mm_arena_begin_file(ret, size, fd, why, why_size) == 0)
+        return 0;
+    unlink(path);
+    close(fd);
+    return mm_arena_begin(ret, size, policy, why, why_size);
+}
+
+int mm_store_keep(struct mm_arena *arena, const struct mm_store *store, char *why, size_t why_size)
+{
+    mm_why_set(why, why_size, "%s", "");
+    int r = mm_arena_seal(arena);
+    if (r < 0) {
+        mm_why_set(why, why_size, "The weights could not be sealed: %s.", strerror(-r));
+        return r;
+    }
+    if (arena->fd < 0) {
+        mm_why_set(why, why_size, "Weights on %s do not survive a restart of the service.",
+                   mm_page_kind_name(arena->kind));
+        return -ENODEV;
+    }
+    char text[2 * sizeof store->folder + 256];
+    if (store->place == MM_STORE_SYSTEMD) {
+        /* hugetlb files cannot be polled, so systemd need not try */
+        snprintf(text, sizeof text, "FDSTORE=1\nFDNAME=%s%s\nFDPOLL=0", PREFIX, store->key);
+        r = sd_pid_notify_with_fds(0, 0, text, &arena->fd, 1);
+        r = r > 0 ? 0 : r == 0 ? -ENODEV : r;
+    } else if (store->place == MM_STORE_FOLDER) {
+        char from[sizeof store->folder + 128];
+        struct stat mine, named;
+        snprintf(from, sizeof from, "%s/%s%s%s", store->folder, PREFIX, store->key, UNDER_WAY);
+        snprintf(text, sizeof text, "%s/%s%s", store->folder, PREFIX, store->key);
+        r = -ENODEV; /* the arena is a memfd: another process had the name */
+        if (fstat(arena->fd, &mine) == 0 && stat(from, &named) == 0 &&
+            mine.st_dev == named.st_dev && mine.st_ino == named.st_ino)
+            r = rename(from, text) < 0 ? -errno : 0;
+    } else {
+        r = -ENODEV;
+    }
+    if (r < 0)
+        mm_why_set(why, why_size, "The weights are not kept for the next start: %s.",
+                   r == -ENODEV ? "there is no place for them" : strerror(-r));
+    return r;
+}
+
+int mm_store_drop(const struct mm_store *store)
+{
+    int n = 0;
+    if (store->place == MM_STORE_SYSTEMD) {
+        char **names = NULL;
+        int n_fds = sd_listen_fds_with_names(0, &names);
+        for (int i = 0; i < n_fds; i++) {
+            if (strncmp(names[i], PREFIX, strlen(PREFIX)) == 0) {
+                remove_from_systemd(names[i]);
+                n++;
+            }
+            free(names[i]);
+        }
+        free(names);
+        return n;
+    }
+    DIR *dir = store->place == MM_STORE_FOLDER ? opendir(store->folder) : NULL;
+    if (dir == NULL)
+        return 0;
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        if (strncmp(entry->d_name, PREFIX, strlen(PREFIX)) == 0)
+            n += unlinkat(dirfd(dir), entry->d_name, 0) == 0;
+    }
+    closedir(dir);
+    return n;
+}
+
+int mm_store_since(const struct mm_arena *arena, struct timespec *ret)
+{
+    struct stat st;
+    if (arena->fd < 0 || fstat(arena->fd, &st) < 0)
+        return -ENODEV;
+    *ret = st.st_ctim;
+    return 0;
+}
+
+/* systemd 254 says so in $FDSTORE; older ones silently drop what a unit may not store, so there the
+ * notify socket has to do as a sign. */
+static bool systemd_has_store(void)
+{
+    const char *max = getenv("FDSTORE");
+    if (getenv("NOTIFY_SOCKET") == NULL)
+        return false;
+    return max == NULL || strtoul(max, NULL, 10) > 0;
+}
+
+/* Makes the folder if need be; it must be ours alone. */
+static int use_folder(const char *folder, char *why, size_t why_size)
+{
+    struct stat st;
+    struct statfs fs;
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST) {
+        mm_why_set(why, why_size, "Weights will not survive a restart: %s cannot be made: %s.",
+                   folder, strerror(errno));
+        return -errno;
+    }
+    if (lstat(folder, &st) < 0 || statfs(folder, &fs) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077) != 0) {
+        mm_why_set(why, why_size,
+                   "Weights will not survive a restart: the folder %s is not ours alone.", folder);
+        return -EPERM;
+    }
+    if (fs.f_type != HUGETLBFS_MAGIC) {
+        mm_why_set(why, why_size,
+                   "Weights will not survive a restart: %s is not on a hugetlbfs mount.", folder);
+        return -ENODEV;
+    }
+    return 0;
+}
+
+/* How a name that is not ours differs: keys are SOURCE-LAYOUT. */
+static const char *difference(const char *name, const char *key)
+{
+    const char *theirs = name + strlen(PREFIX);
+    size_t source = strcspn(key, "-") + 1;
+    if (strlen(theirs) > source && strncmp(theirs, key, source) == 0)
+        return "it was made by another version of quern";
+    return "it belongs to another model file, or the file changed";
+}
+
+static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                              char *why, size_t why_size)
+{
+    char **names = NULL;
+    int found = -ENOENT;
+    int n_fds = sd_listen_fds_with_names(0, &names);
+    for (int i = 0; i < n_fds; i++) {
+        int fd = FDS_START + i;
+        char *name = names[i];
+        if (strncmp(name, PREFIX, strlen(PREFIX)) == 0 && found != 0) {
+            int seals = fcntl(fd, F_GET_SEALS);
+            const char *wrong = NULL;
+            if (strcmp(name + strlen(PREFIX), store->key) != 0)
+                wrong = difference(name, store->key);
+            else if (seals < 0 || (seals & SEALS) != SEALS)
+                wrong = "it is not sealed";
+            else if (mm_arena_open_file(ret, size, fd) < 0)
+                wrong = "it has another size";
+            if (wrong != NULL) {
+                mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", name, wrong);
+                remove_from_systemd(name);
+                close(fd);
+            } else {
+                found = 0;
+            }
+        }
+        free(name);
+    }
+    free(names);
+    return found;
+}
+
+static int adopt_from_folder(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                             char *why, size_t why_size)
+{
+    DIR *dir = opendir(store->folder);
+    if (dir == NULL)
+        return -ENOENT;
+    char ours[sizeof PREFIX + MM_STORE_KEY_BYTES + 1];
+    snprintf(ours, sizeof ours, "%s%s", PREFIX, store->key);
+    int found = -ENOENT;
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        const char *name = entry->d_name;
+        if (strncmp(name, PREFIX, strlen(PREFIX)) != 0)
+            continue;
+        const char *wrong = difference(name, store->key);
+        if (strcmp(name, ours) == 0) {
+            int fd = openat(dirfd(dir), name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+            wrong = "it is no file of ours";
+            if (fd >= 0 && check_file(fd) == 0) {
+                wrong = flock(fd, LOCK_SH | LOCK_NB) < 0        ? "it is being dropped"
+                        : mm_arena_open_file(ret, size, fd) < 0 ? "it has another size"
+                                                                : NULL;
+            }
+            if (wrong == NULL) {
+                found = 0;
+                continue;
+            }
+            if (fd >= 0)
+                close(fd);
+        } else if (strlen(name) > strlen(UNDER_WAY) &&
+                   strcmp(name + strlen(name) - strlen(UNDER_WAY), UNDER_WAY) == 0) {
+            wrong = "it was never finished";
+        }
+        if (drop_unused_file(dirfd(dir), name))
+            mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", name, wrong);
+    }
+    closedir(dir);
+    return found;
+}
+
+static int check_file(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    return S_ISREG(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 077) == 0 ? 0 : -EPERM;
+}
+
+/* Users hold a shared lock, and so does whoever is loading. */
+static bool drop_unused_file(int folder, const char *name)
+{
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    bool dropped = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && unlinkat(folder, name, 0) == 0;
+    if (fd >= 0)
+        close(fd);
+    return dropped;
+}
+
+static void remove_from_systemd(const char *name)
+{
+    sd_pid_notifyf(0, 0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}

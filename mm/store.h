@@ -1,0 +1,56 @@
+/* The warm store: finished arenas that outlive the process, so that the next one has its weights in
+ * milliseconds.
+ *
+ * Under systemd it is the unit's file descriptor store (FileDescriptorStoreMax= of the unit), which
+ * holds the sealed hugetlb memfd. Elsewhere it is a folder of our own (0700) in a hugetlbfs mount
+ * with a 0600 file; such a file gets its final name when it is finished, and whoever uses one holds
+ * a shared lock on it. Only huge pages can be kept.
+ *
+ * A key names what an arena holds (source and layout): a store of another key is dropped, with the
+ * reason, by the one who looks for his, before he takes memory. */
+#ifndef QUERN_MM_STORE_H
+#define QUERN_MM_STORE_H
+
+#include "mm/arena.h"
+
+#include <time.h>
+
+#define MM_STORE_KEY_BYTES 64 /* of a key at most; letters, digits, '-' */
+
+/* Where arenas are kept. */
+enum mm_store_place { MM_STORE_NONE, MM_STORE_SYSTEMD, MM_STORE_FOLDER };
+
+struct mm_store {
+    enum mm_store_place place;
+    char folder[256]; /* of MM_STORE_FOLDER */
+    char key[MM_STORE_KEY_BYTES + 1];
+};
+
+/* Finds the place: systemd's store where this process is the main process of a unit that has one,
+ * else `folder` if it is not NULL (made if need be; it must be ours alone, on hugetlbfs), else the
+ * folder "quern-UID" of a hugetlbfs mount where we may make one (found through libhugetlbfs), else
+ * none, which is no error: `why` says what is missing. -EINVAL: the key is none. */
+int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
+                  size_t why_size);
+
+/* Maps the arena of our key read-only, if it is there with this size. Drops all others that nobody
+ * uses; `why` says which and for what reason. 0, or -ENOENT. */
+int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t size, char *why,
+                   size_t why_size);
+
+/* mm_arena_begin, on memory that the store can keep if there is any; the policy holds. */
+int mm_store_begin(struct mm_arena *ret, const struct mm_store *store, size_t size,
+                   enum mm_huge_policy policy, char *why, size_t why_size);
+
+/* Seals a finished arena (which is read-only from then on, whatever this returns) and hands it to
+ * the store. -ENODEV: not on huge pages, or there is no store; other -errno: the store refused. */
+int mm_store_keep(struct mm_arena *arena, const struct mm_store *store, char *why, size_t why_size);
+
+/* Lets go of everything in the store; what a process has mapped goes with that process. Returns how
+ * many arenas that were. */
+int mm_store_drop(const struct mm_store *store);
+
+/* Since when an arena has been there: 0, or -ENODEV where it is no file. */
+int mm_store_since(const struct mm_arena *arena, struct timespec *ret);
+
+#endif
