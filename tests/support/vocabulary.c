@@ -7,10 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MADE_BYTES   16 /* of a token that is made here, its end included */
-#define TYPE_NORMAL  1
-#define TYPE_CONTROL 3
-#define TYPE_UNUSED  5
+#define MADE_BYTES 16 /* of a token that is made here, its end included */
 
 static const char *const controls[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
 #define N_CONTROLS   3
@@ -49,35 +46,16 @@ static void make_bytes(char *made)
         snprintf(made + MADE_BYTES * id++, MADE_BYTES, "%s", controls[i]);
 }
 
-static int open_source(struct vocabulary *v, const char *path, const struct gguf_value **ret_tokens,
-                       const struct gguf_value **ret_types, char *why, size_t why_size)
-{
-    int r = gguf_open(&v->source, path, why, why_size);
-    if (r == 0)
-        r = gguf_get_array(v->source, "tokenizer.ggml.tokens", GGUF_STRING, ret_tokens, why,
-                           why_size);
-    if (r == 0)
-        r = gguf_get_array(v->source, "tokenizer.ggml.token_type", GGUF_I32, ret_types, why,
-                           why_size);
-    if (r == -ENOENT)
-        snprintf(why, why_size, "%s has no vocabulary", path);
-    if (r == 0 && ((*ret_tokens)->n_items != (*ret_types)->n_items ||
-                   (*ret_tokens)->n_items > UINT32_MAX / 2)) {
-        snprintf(why, why_size, "%s has tokens and token types of different number", path);
-        r = -EBADMSG;
-    }
-    return r;
-}
-
-int vocabulary_read(struct vocabulary *ret, const char *path, uint32_t *n_vocab, char *why,
-                    size_t why_size)
+int vocabulary_read(struct vocabulary *ret, const char *path, size_t n_merges, uint32_t *n_vocab,
+                    char *why, size_t why_size)
 {
     struct vocabulary v = {0};
-    const struct gguf_value *tokens = NULL, *types = NULL;
-    int r = path ? open_source(&v, path, &tokens, &types, why, why_size) : 0;
-    if (r < 0)
-        goto free_all;
-    uint32_t n_known = path ? (uint32_t)tokens->n_items : N_OWN_TOKENS;
+    int r = path ? vocab_file_load(&v.file, path, n_merges) : 0;
+    if (r < 0) {
+        snprintf(why, why_size, "cannot read the vocabulary %s: %s", path, strerror(-r));
+        return r;
+    }
+    uint32_t n_known = path ? (uint32_t)v.file.source.n_tokens : N_OWN_TOKENS;
     v.n_tokens = *n_vocab ? *n_vocab : (n_known + 63) / 64 * 64;
     if (v.n_tokens < n_known) {
         snprintf(why, why_size, "the vocabulary has %" PRIu32 " tokens, more than %" PRIu32,
@@ -93,18 +71,20 @@ int vocabulary_read(struct vocabulary *ret, const char *path, uint32_t *n_vocab,
         goto free_all;
     if (!path)
         make_bytes(v.made);
-    const uint8_t *at = path ? tokens->data : NULL;
     for (uint32_t i = 0; i < v.n_tokens; i++) {
         char *own = v.made + MADE_BYTES * (size_t)i;
+        if (path && i < n_known) {
+            struct text_span token = v.file.source.tokens[i];
+            v.tokens[i] = (struct gguf_string){token.s, token.len};
+            v.types[i] = v.file.source.types[i];
+            continue;
+        }
         if (i >= n_known)
             snprintf(own, MADE_BYTES, "[PAD%" PRIu32 "]", i);
-        if (path && i < n_known) {
-            v.tokens[i] = gguf_next_string(&at);
-            v.types[i] = (int32_t)gguf_item_u32(types, i);
-        } else {
-            v.tokens[i] = (struct gguf_string){own, strlen(own)};
-            v.types[i] = i >= n_known ? TYPE_UNUSED : i >= N_BYTES ? TYPE_CONTROL : TYPE_NORMAL;
-        }
+        v.tokens[i] = (struct gguf_string){own, strlen(own)};
+        v.types[i] = i >= n_known   ? TEXT_TOKEN_UNUSED
+                     : i >= N_BYTES ? TEXT_TOKEN_CONTROL
+                                    : TEXT_TOKEN_NORMAL;
     }
     *n_vocab = v.n_tokens;
     *ret = v;
@@ -116,38 +96,47 @@ free_all:
 
 void vocabulary_done(struct vocabulary *vocabulary)
 {
-    gguf_free(vocabulary->source);
+    if (vocabulary->file.memory)
+        vocab_file_done(&vocabulary->file);
     free(vocabulary->tokens);
     free(vocabulary->types);
     free(vocabulary->made);
     *vocabulary = (struct vocabulary){0};
 }
 
-static bool is_replaced(struct gguf_string key)
+static void write_merges(const struct text_vocab_source *source, struct gguf_writer *writer)
 {
-    static const char prefix[] = "tokenizer.";
-    return key.length < sizeof prefix - 1 || memcmp(key.data, prefix, sizeof prefix - 1) != 0 ||
-           (key.length == 21 && memcmp(key.data, "tokenizer.ggml.tokens", 21) == 0) ||
-           (key.length == 25 && memcmp(key.data, "tokenizer.ggml.token_type", 25) == 0);
+    struct gguf_string *merges = calloc(source->n_merges + 1, sizeof *merges);
+    if (!merges)
+        abort();
+    for (size_t i = 0; i < source->n_merges; i++)
+        merges[i] = (struct gguf_string){source->merges[i].s, source->merges[i].len};
+    gguf_writer_strings(writer, "tokenizer.ggml.merges", merges, source->n_merges);
+    free(merges);
+}
+
+static void write_id(struct gguf_writer *writer, const char *key, uint32_t id)
+{
+    if (id != TEXT_NO_ID)
+        gguf_writer_u32(writer, key, id);
 }
 
 void vocabulary_write(const struct vocabulary *vocabulary, struct gguf_writer *writer)
 {
-    gguf_writer_strings(writer, "tokenizer.ggml.tokens", vocabulary->tokens, vocabulary->n_tokens);
-    gguf_writer_i32s(writer, "tokenizer.ggml.token_type", vocabulary->types, vocabulary->n_tokens);
-    if (vocabulary->source) {
-        for (size_t i = 0; i < gguf_n_pairs(vocabulary->source); i++) {
-            const struct gguf_pair *pair = gguf_pair(vocabulary->source, i);
-            if (!is_replaced(pair->key))
-                gguf_writer_raw(writer, pair->key, &pair->value);
-        }
-        return;
-    }
+    static const struct text_vocab_source bytes = {
+        .bos_id = N_BYTES, .eos_id = N_BYTES + 2, .pad_id = N_BYTES};
+    const struct text_vocab_source *source =
+        vocabulary->file.memory ? &vocabulary->file.source : &bytes;
     gguf_writer_string(writer, "tokenizer.ggml.model", "gpt2", 4);
     gguf_writer_string(writer, "tokenizer.ggml.pre", "qwen2", 5);
-    gguf_writer_strings(writer, "tokenizer.ggml.merges", NULL, 0);
-    gguf_writer_u32(writer, "tokenizer.ggml.bos_token_id", N_BYTES);
-    gguf_writer_u32(writer, "tokenizer.ggml.eos_token_id", N_BYTES + 2);
-    gguf_writer_u32(writer, "tokenizer.ggml.padding_token_id", N_BYTES);
+    gguf_writer_strings(writer, "tokenizer.ggml.tokens", vocabulary->tokens, vocabulary->n_tokens);
+    gguf_writer_i32s(writer, "tokenizer.ggml.token_type", vocabulary->types, vocabulary->n_tokens);
+    write_merges(source, writer);
+    write_id(writer, "tokenizer.ggml.bos_token_id", source->bos_id);
+    write_id(writer, "tokenizer.ggml.eos_token_id", source->eos_id);
+    write_id(writer, "tokenizer.ggml.padding_token_id", source->pad_id);
     gguf_writer_bool(writer, "tokenizer.ggml.add_bos_token", false);
+    if (source->chat_template.len)
+        gguf_writer_string(writer, "tokenizer.chat_template", source->chat_template.s,
+                           source->chat_template.len);
 }

@@ -42,6 +42,7 @@ struct job {
     uint64_t seed;
     double yarn_factor; /* 0: no RoPE scaling */
     uint32_t yarn_original;
+    uint32_t n_merges; /* of the vocabulary file; 0: all */
     bool old_metadata; /* MoE files before expert_feed_forward_length */
     struct gguf_writer *writer;
 };
@@ -54,7 +55,7 @@ static const char usage[] =
     "  --shape NAME     tiny|tiny-moe|0.5b|1.5b|7b|57b-a14b|1.5-moe|72b (tiny)\n"
     "  --type T         f32|f16|bf16|q8_0 of the matrices (q8_0)\n"
     "  --seed N         of the random weights (1)\n"
-    "  --vocab FILE     vocabulary: compact form or GGUF (default: bytes only)\n"
+    "  --vocab FILE     compact vocabulary, with --merges N of its merges (default: bytes only)\n"
     "  --layers N --d-model N --ff N --heads N --kv-heads N --head-dim N --n-vocab N --context N\n"
     "  --experts N --experts-used N --expert-ff N --shared-ff N\n"
     "  --tied | --untied\n"
@@ -288,6 +289,7 @@ static const struct option options[] = {
     {"expert-ff", required_argument, NULL, OPT_NUMBER + 10},
     {"shared-ff", required_argument, NULL, OPT_NUMBER + 11},
     {"yarn-original", required_argument, NULL, OPT_NUMBER + 12},
+    {"merges", required_argument, NULL, OPT_NUMBER + 13},
     {NULL, 0, NULL, 0},
 };
 
@@ -330,10 +332,10 @@ static const char *parse(struct job *job, int argc, char **argv)
         if (c == OPT_SHAPE)
             set_shape(&job->shape, optarg);
     struct shape *s = &job->shape;
-    uint32_t *const numbers[] = {&s->n_layers,       &s->d_model,  &s->d_ff,     &s->n_heads,
-                                 &s->n_kv_heads,     &s->head_dim, &s->n_vocab,  &s->context,
-                                 &s->n_experts,      &s->n_used,   &s->d_expert, &s->d_shared,
-                                 &job->yarn_original};
+    uint32_t *const numbers[] = {&s->n_layers,        &s->d_model,   &s->d_ff,     &s->n_heads,
+                                 &s->n_kv_heads,      &s->head_dim,  &s->n_vocab,  &s->context,
+                                 &s->n_experts,       &s->n_used,    &s->d_expert, &s->d_shared,
+                                 &job->yarn_original, &job->n_merges};
     optind = 1;
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (c == '?')
@@ -366,7 +368,7 @@ int main(int argc, char **argv)
 
     char why[512] = "";
     struct vocabulary vocabulary;
-    int r = vocabulary_read(&vocabulary, vocab, &job.shape.n_vocab, why, sizeof why);
+    int r = vocabulary_read(&vocabulary, vocab, job.n_merges, &job.shape.n_vocab, why, sizeof why);
     if (r < 0)
         goto say_why;
     r = gguf_writer_new(&job.writer, path, why, sizeof why);
