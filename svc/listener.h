@@ -4,7 +4,7 @@
 
 #include "ipc/session.h"
 
-/* Takes the socket that systemd passed (exactly one), else binds `path`, or the default path where
+/* Takes the listening socket that systemd passed, else binds `path`, or the default path where
  * it is NULL (its folder is made then). 0 or -errno with a sentence. */
 int listener_open(struct ipc_listener *ret, const char *path, char *why, size_t why_size);
 
