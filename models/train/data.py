@@ -60,6 +60,8 @@ def split(rows):
             train.append(row)
     secret = {pair_key(row.request, row.command) for row in page_rows + held}
     train = [row for row in train if pair_key(row.request, row.command) not in secret]
+    # Keys to press, some of which stand without the mark; after the split, so that it stays what it was.
+    train = [row for row in train if not row.command.startswith("<")]
     return train, held[HELD_OUT_EXAMPLES:], held[:HELD_OUT_EXAMPLES], page_rows
 
 

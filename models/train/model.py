@@ -1,7 +1,7 @@
 """The Qwen2 architecture in torch: RMSNorm, q/k/v biases, grouped queries, NeoX RoPE, SwiGLU, tied embeddings.
 
-Parameters are float32; the matrix products of training run in bfloat16 (AMX where the CPU has it), everything along
-the residual stream in float32. Each chat begins with the same tokens (the system message), so training computes that
+This is the plain version, all float32. In training (fused.py) the matrix products run in bfloat16, on AMX where the
+CPU has it, and the residual stream stays float32. Each chat begins with the same tokens (the system message), so training computes that
 prefix once per batch: every row attends to the one shared copy of its keys and values, then to itself.
 """
 
@@ -65,56 +65,22 @@ def init_parameters(config, seed):
     return parameters
 
 
-class RMSNorm(torch.autograd.Function):
-    """By hand: torch's autograd would keep and reread four float32 copies of the stream per norm."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps, dtype):
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normed = x * scale
-        ctx.save_for_backward(normed, scale, weight)
-        return (normed * weight).to(dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        normed, scale, weight = ctx.saved_tensors
-        grad = grad.float()
-        grad_weight = (grad * normed).flatten(0, -2).sum(0)
-        grad = grad * weight
-        along = (grad * normed).mean(-1, keepdim=True)
-        return (grad.addcmul_(normed, along, value=-1)).mul_(scale), grad_weight, None, None
-
-
-class SwiGLU(torch.autograd.Function):
-    """silu(gate) * up, keeping only its two inputs for the way back."""
-
-    @staticmethod
-    def forward(ctx, gate, up):
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx, grad):
-        gate, up = ctx.saved_tensors
-        s = torch.sigmoid(gate)
-        act = gate * s
-        grad_up = grad * act
-        # silu' = s + act * (1 - s)
-        slope = act.sub_(act * s).add_(s)
-        return slope.mul_(grad).mul_(up), grad_up
-
-
 class Qwen2:
     def __init__(self, config, parameters, dtype=torch.float32):
         self.config, self.parameters, self.dtype = config, parameters, dtype
         half = config.head_size // 2
         inverse = config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
         angles = torch.arange(config.context, dtype=torch.float64)[:, None] * inverse
-        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        self.cos, self.sin = angles.cos().float(), angles.sin().float()
 
     def weights(self):
         """The matrices in the type of the products; cast once per step."""
         return {name: p.to(self.dtype) if p.dim() == 2 or name.endswith("bias") else p for name, p in self.parameters.items()}
+
+    # What is not a matrix product. Training replaces these by kernels (fused.py).
+
+    def norm(self, x, weight):
+        return x * (x.square().mean(-1, keepdim=True) + self.config.eps).rsqrt() * weight
 
     def rope(self, x, start):
         """Rotate halves; x is (rows, length, heads, head_size)."""
@@ -123,41 +89,50 @@ class Qwen2:
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
-    def attend(self, q, keys, values, mask):
+    def softmax(self, scores, scale):
+        """Causal; scores are (heads, length, past + length)."""
+        length, width = scores.shape[1:]
+        mask = torch.full((length, width), -math.inf).triu(width - length + 1)
+        return (scores * scale + mask).softmax(-1)
+
+    def swiglu(self, gate, up):
+        return F.silu(gate) * up
+
+    def residual(self, x, h, keep):
+        """x + h, channels dropped where keep (rows, width) is 0"""
+        return x + h if keep is None else x + h * keep[:, None]
+
+    def attend(self, q, keys, values):
         """q (rows, length, heads, size) over keys/values (rows, past + length, kv_heads, size)."""
         c = self.config
         rows, length = q.shape[:2]
         group = c.heads // c.kv_heads
         # The query heads of a kv head are extra rows of one product.
-        q = (q * c.head_size**-0.5).view(rows, length, c.kv_heads, group, -1)
+        q = q.view(rows, length, c.kv_heads, group, -1)
         q = q.permute(0, 2, 3, 1, 4).reshape(rows * c.kv_heads, group * length, -1)
         keys = keys.transpose(1, 2).flatten(0, 1)
         values = values.transpose(1, 2).flatten(0, 1)
-        scores = torch.bmm(q, keys.transpose(1, 2)).float()
-        scores = scores.view(-1, group, length, keys.shape[1]) + mask
-        p = scores.softmax(-1).to(self.dtype).view(-1, group * length, keys.shape[1])
-        out = torch.bmm(p, values).view(rows, c.kv_heads, group, length, c.head_size)
+        scores = torch.bmm(q, keys.transpose(1, 2))
+        p = self.softmax(scores.view(-1, length, keys.shape[1]), c.head_size**-0.5)
+        out = torch.bmm(p.view(scores.shape), values).view(rows, c.kv_heads, group, length, c.head_size)
         return out.permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
 
     def forward(self, ids, cache=None, drop=0.0, weights=None):
         """Hidden states of ids (rows, length) and the cache that a continuation needs: per layer (keys, values), of
         one row or as many as ids. `drop` is dropout with one mask per row and channel, the same at every position:
-        as good here, and free."""
+        as good here, and nearly free."""
         c, w = self.config, weights or self.weights()
         rows, length = ids.shape
         past = cache[0][0].shape[1] if cache else 0
-        mask = torch.full((length, past + length), -math.inf).triu(past + 1)
 
-        def thin(x):
-            if not drop:
-                return x
-            return x * torch.bernoulli(torch.full((rows, 1, x.shape[-1]), 1 - drop)).div_(1 - drop)
+        def keep():
+            return torch.bernoulli(torch.full((rows, c.width), 1 - drop)).div_(1 - drop) if drop else None
 
-        x = thin(F.embedding(ids, self.parameters["token_embd.weight"]))
+        x = F.embedding(ids, self.parameters["token_embd.weight"])
         new_cache = []
         for layer in range(c.layers):
             b = f"blk.{layer}."
-            h = RMSNorm.apply(x, w[b + "attn_norm.weight"], c.eps, self.dtype)
+            h = self.norm(x, w[b + "attn_norm.weight"])
             q = F.linear(h, w[b + "attn_q.weight"], w[b + "attn_q.bias"]).view(rows, length, c.heads, -1)
             k = F.linear(h, w[b + "attn_k.weight"], w[b + "attn_k.bias"]).view(rows, length, c.kv_heads, -1)
             v = F.linear(h, w[b + "attn_v.weight"], w[b + "attn_v.bias"]).view(rows, length, c.kv_heads, -1)
@@ -166,15 +141,17 @@ class Qwen2:
                 k = torch.cat((cache[layer][0].expand(rows, -1, -1, -1), k), dim=1)
                 v = torch.cat((cache[layer][1].expand(rows, -1, -1, -1), v), dim=1)
             new_cache.append((k, v))
-            h = self.attend(q, k, v, mask)
-            x = x + thin(F.linear(h, w[b + "attn_output.weight"]).float())
-            h = RMSNorm.apply(x, w[b + "ffn_norm.weight"], c.eps, self.dtype)
-            h = SwiGLU.apply(F.linear(h, w[b + "ffn_gate.weight"]), F.linear(h, w[b + "ffn_up.weight"]))
-            x = x + thin(F.linear(h, w[b + "ffn_down.weight"]).float())
+            h = self.attend(q, k, v)
+            x = self.residual(x, F.linear(h, w[b + "attn_output.weight"]), keep())
+            h = self.norm(x, w[b + "ffn_norm.weight"])
+            h = self.swiglu(F.linear(h, w[b + "ffn_gate.weight"]), F.linear(h, w[b + "ffn_up.weight"]))
+            x = self.residual(x, F.linear(h, w[b + "ffn_down.weight"]), keep())
         return x, new_cache
 
     def logits(self, x, weights=None):
         """x: any (..., width) selection of hidden states."""
         w = weights or self.weights()
-        h = RMSNorm.apply(x, w["output_norm.weight"], self.config.eps, self.dtype)
-        return F.linear(h, w["token_embd.weight"]).float()
+        return F.linear(self.norm(x, w["output_norm.weight"]), w["token_embd.weight"])
+
+    def loss(self, logits, targets):
+        return F.cross_entropy(logits, targets)

@@ -10,10 +10,10 @@ import os
 import time
 
 import torch
-import torch.nn.functional as F
 
 import data
-from model import Config, Qwen2, init_parameters
+from fused import AdamW, FusedQwen2
+from model import Config, init_parameters
 from tokenizer import Tokenizer
 
 
@@ -59,7 +59,7 @@ def loss_of(model, prefix, batch, filler, drop):
     _, cache = model.forward(prefix, weights=weights)
     hidden, _ = model.forward(ids, cache, drop, weights)
     chosen = hidden[where[:, 0], where[:, 1]]
-    return F.cross_entropy(model.logits(chosen, weights), targets), len(targets)
+    return model.loss(model.logits(chosen, weights), targets), len(targets)
 
 
 @torch.no_grad()
@@ -108,13 +108,8 @@ def main():
 
     config = Config(vocab=len(tokenizer.tokens), layers=args.layers)
     parameters = init_parameters(config, args.seed)
-    matrices = [p for p in parameters.values() if p.dim() == 2]
-    vectors = [p for p in parameters.values() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": args.decay}, {"params": vectors, "weight_decay": 0.0}],
-        betas=(0.9, 0.98),
-    )
-    model = Qwen2(config, parameters, torch.bfloat16)
+    optimizer = AdamW(parameters, args.decay)
+    model = FusedQwen2(config, parameters)
     prefix = torch.tensor([tokenizer.prefix()])
     print(f"{sum(p.numel() for p in parameters.values())} parameters, {len(train)} + {len(everyday)} examples", flush=True)
 
@@ -126,7 +121,7 @@ def main():
         step, epoch, batch_at, tokens, seconds = state["at"]
         for name, p in parameters.items():
             p.data.copy_(state["parameters"][name])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.moments, optimizer.steps = state["moments"], step
         print(f"resumed at step {step}", flush=True)
 
     log_path = os.path.join(args.out, "log.csv")
@@ -142,11 +137,7 @@ def main():
         torch.manual_seed(args.seed * 1_000_003 + step)
         loss, count = loss_of(model, prefix, batch, tokenizer.end_of_text, args.drop)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, args)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rate_at(step, args))
         step, batch_at = step + 1, batch_at + 1
         tokens += sum(len(ids) for ids, _ in batch)
         sum_loss, sum_count = sum_loss + loss.item() * count, sum_count + count
@@ -163,7 +154,7 @@ def main():
         if step % args.save_every == 0 or step == args.steps:
             weights = {name: p.detach().clone() for name, p in parameters.items()}
             state = {"at": (step, epoch, batch_at, tokens, seconds + time.monotonic() - began)}
-            save(last, state | {"parameters": weights, "optimizer": optimizer.state_dict()})
+            save(last, state | {"parameters": weights, "moments": optimizer.moments})
             save(os.path.join(args.out, f"step-{step}.pt"), weights)
 
 

@@ -18,6 +18,8 @@ if ! ldconfig -p | grep -q libopenblas; then
     echo "warning: libopenblas0-pthread is not installed; training will be very slow" >&2
 fi
 
+command -v cc >/dev/null || { echo "needed: a C compiler, for kernels.c" >&2; exit 1; }
+
 # Keep freed memory: giving it back to the kernel and faulting it in again cost a third of the time.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=268435456
 # A thread that waits must sleep: spinning at low priority, it keeps the other from the core that is free.
@@ -26,6 +28,7 @@ export OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$OUT"
 cd "$here"
 "$PYTHON" split.py
+"$PYTHON" check_kernels.py
 nice -n 19 "$PYTHON" train.py "$OUT" --steps "$STEPS"
 # The last checkpoints lie in the falling part of the rate; their average is a little better than the last alone.
 last=$(ls "$OUT"/step-*.pt | sort -t- -k2 -V | tail -n 3)
