@@ -22,11 +22,13 @@ OPS_INLINE int block256_sub_len(const enum ops_type type)
     return type == OPS_Q2_K || type == OPS_Q3_K || type == OPS_Q6_K ? 16 : 32;
 }
 
-/* Inputs to one dot: as many as its form holds exactly. */
+/* Inputs to one dot: as many as its form holds exactly, and as dot_scaled takes. */
 OPS_INLINE int block256_dot_len(const enum ops_type type)
 {
+    if (OPS_DOT_WIDE && type == OPS_Q4_K)
+        return 16; /* 15 · 127 · 16 fits 16 bits */
     if (!OPS_DOT_WIDE && type == OPS_Q6_K)
-        return 8; /* 63 · 127 · 4 fits 16 bits */
+        return 8; /* 63 · 127 · 4, in each half of a lane, does */
     if (!OPS_DOT_WIDE && type == OPS_Q5_K)
         return 16; /* 31 · 127 · 8 does */
     return block256_sub_len(type);
