@@ -26,7 +26,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev systemd dbus python3
+            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -74,7 +74,7 @@ $(BUILD)/ops/arch/%_avx512.o: ISA := $(ISA_AVX512)
 $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check quick asan tsan fuzz bench install uninstall format clean model tests
+.PHONY: help deps all run check quick asan tsan fuzz bench model-check install uninstall format clean model tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -121,6 +121,9 @@ fuzzers: $(FUZZERS)
 bench: ## measure against the machine's bounds and, where PEER is set, llama.cpp
 	$(Q)$(MAKE) --no-print-directory all tools $(BENCHES)
 	$(Q)BUILD="$(BUILD)" sh tests/bench/run.sh
+
+model-check: deps ## check the ring's protocol model at larger sizes (minutes, up to 8 GB)
+	$(Q)sh tests/spin/run.sh deep
 
 model: ## train the shipped model again from its data (hours)
 	$(Q)sh models/train/train.sh
