@@ -49,18 +49,18 @@ int mm_store_init(struct mm_store *ret, const char *key, const char *folder, cha
             return -EINVAL;
     }
     memcpy(store.key, key, length + 1);
-    if (folder == NULL && systemd_has_store()) {
-        store.place = MM_STORE_SYSTEMD;
+    if (folder == NULL) {
+        store.place = systemd_has_store() ? MM_STORE_SYSTEMD : MM_STORE_NONE;
         *ret = store;
         return 0;
     }
     char own[sizeof store.folder];
-    if (folder == NULL) {
+    if (folder[0] == '\0') {
         const char *mount = hugetlbfs_find_path_for_size(2048 * 1024);
         if (mount == NULL) {
             mm_why_set(why, why_size,
-                       "Weights will not survive a restart: neither systemd's descriptor store "
-                       "nor a hugetlbfs mount is here (`hugeadm --create-mounts` makes one).");
+                       "Weights will not survive a restart: no hugetlbfs mount is here "
+                       "(`hugeadm --create-mounts` makes one).");
             *ret = store;
             return 0;
         }

@@ -26,10 +26,11 @@ struct mm_store {
     char key[MM_STORE_KEY_BYTES + 1];
 };
 
-/* Finds the place: systemd's store where this process is the main process of a unit that has one,
- * else `folder` if it is not NULL (made if need be; it must be ours alone, on hugetlbfs), else the
- * folder "quern-UID" of a hugetlbfs mount where we may make one (found through libhugetlbfs), else
- * none, which is no error: `why` says what is missing. -EINVAL: the key is none. */
+/* Finds the place. `folder` NULL: systemd's store, where this process runs in a unit that has one;
+ * "": the folder quern-UID of a hugetlbfs mount where we may make one (found through libhugetlbfs);
+ * else that folder, made if need be: it must be ours alone and on hugetlbfs. Where there is none the
+ * place is MM_STORE_NONE, which is no error: `why` says what is missing. -EINVAL: the key is none.
+ */
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
                   size_t why_size);
 

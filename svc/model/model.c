@@ -7,6 +7,7 @@
 #include "mm/memory.h"
 #include "svc/model/forward.h"
 #include "svc/model/gguf.h"
+#include "svc/model/residence.h"
 #include "svc/model/shape.h"
 #include "svc/model/vocab.h"
 #include "svc/model/weights.h"
@@ -20,11 +21,12 @@
 struct model {
     struct model_shape shape;
     struct model_weights weights;
+    struct model_residence residence;
     struct model_sampling sampling;
     struct text_tokenizer *tokenizer; /* or NULL */
     struct ops_rope *rope;
     char name[128];
-    char notes[384];
+    char notes[1536];
 };
 
 static int set_rope(struct model *model, const struct model_options *options, char *why,
@@ -64,13 +66,16 @@ int model_load(struct model **ret, const char *path, const struct model_options 
     r = model_sampling_read(&model->sampling, gguf, &model->shape, model->tokenizer, why, why_size);
     if (r == 0)
         r = set_rope(model, options, why, why_size);
-    if (r == 0)
+    if (r == 0) {
+        model_residence_find(&model->residence, &model->weights, gguf, options, model->notes,
+                             sizeof model->notes);
         r = check_budget(model, options, ops_pool_n_threads(pool), why, why_size);
+    }
     if (r == 0)
         r = ops_rope_new(&model->rope, &model->shape.rope);
     if (r == 0)
-        r = model_weights_load(&model->weights, gguf, options, pool, model->notes,
-                               sizeof model->notes, why, why_size);
+        r = model_residence_load(&model->residence, &model->weights, gguf, options, pool,
+                                 model->notes, sizeof model->notes, why, why_size);
     if (r < 0)
         goto free_model;
     set_name(model, gguf);
@@ -88,6 +93,7 @@ void model_free(struct model *model)
 {
     if (!model)
         return;
+    model_residence_done(&model->residence);
     model_weights_done(&model->weights);
     text_tokenizer_free(model->tokenizer);
     ops_rope_free(model->rope);
@@ -132,7 +138,8 @@ static double gib(uint64_t bytes)
     return (double)bytes / (1u << 30);
 }
 
-/* Refuses in numbers. Weights that the pool of huge pages holds whole need no ordinary memory. */
+/* Refuses in numbers. Weights that the pool of huge pages holds whole, or that were kept from the
+ * process before, need no ordinary memory. */
 static int check_budget(const struct model *model, const struct model_options *options,
                         unsigned n_threads, char *why, size_t why_size)
 {
@@ -155,8 +162,8 @@ static int check_budget(const struct model *model, const struct model_options *o
         return r;
     }
     uint64_t available = memory.ordinary;
-    if (options->huge_pages != MM_HUGE_OFF && !memory.hugetlb_in_cgroup &&
-        memory.hugetlb >= weights)
+    if (model->residence.adopted || (options->huge_pages != MM_HUGE_OFF &&
+                                     !memory.hugetlb_in_cgroup && memory.hugetlb >= weights))
         ordinary -= weights;
     if (options->memory_limit_bytes && options->memory_limit_bytes < available) {
         available = options->memory_limit_bytes;
@@ -248,6 +255,16 @@ const char *model_type_summary(const struct model *model)
 const char *model_load_notes(const struct model *model)
 {
     return model->notes;
+}
+
+const char *model_image_notes(const struct model *model)
+{
+    return model_residence_image_notes(&model->residence);
+}
+
+bool model_is_warm(const struct model *model)
+{
+    return model->residence.adopted;
 }
 
 uint64_t model_weight_bytes(const struct model *model)

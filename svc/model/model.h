@@ -31,13 +31,14 @@ struct model_sampling { /* the file's defaults, else the family's */
 };
 
 struct model_layer {
-    const float *attn_norm;          /* (d_model) */
-    const float *bq, *bk, *bv;       /* (n_heads * head_dim), (n_kv_heads * head_dim) twice; NULL if none */
+    const float *attn_norm; /* (d_model) */
+    const float *bq, *bk,
+        *bv; /* (n_heads * head_dim), (n_kv_heads * head_dim) twice; NULL if none */
     struct ops_matrix wq, wk, wv, wo;
-    const float *ffn_norm;           /* (d_model) */
+    const float *ffn_norm; /* (d_model) */
     struct ops_matrix gate, up, down;
     /* MoE */
-    struct ops_matrix router;        /* (n_experts, d_model) */
+    struct ops_matrix router;                                 /* (n_experts, d_model) */
     struct ops_matrix *expert_gate, *expert_up, *expert_down; /* n_experts of each */
     struct ops_matrix shared_gate, shared_up, shared_down;
     struct ops_matrix shared_router; /* (1, d_model) */
@@ -48,7 +49,7 @@ struct model;
 struct model_options {
     enum mm_huge_policy huge_pages;
     uint64_t memory_limit_bytes; /* 0: what the machine has */
-    uint32_t n_context;          /* what the caller will serve, for the refusal in numbers; 0: the file's */
+    uint32_t n_context; /* what the caller will serve, for the refusal in numbers; 0: the file's */
     enum ops_kv_type kv_type;
     /* --rope-scaling: overrides the file where set */
     bool rope_override;
@@ -56,6 +57,10 @@ struct model_options {
     /* Called from time to time while loading; a negative return ends the load with it. */
     int (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
     void *progress_arg;
+    /* Resident weights (residence.h); all NULL: packed from the file at each start. */
+    const char *image;        /* "auto": beside the model or in the cache folder; else its path */
+    const char *cache_folder; /* for "auto", where beside the model is no place; or NULL */
+    const char *store; /* "auto": systemd's; "hugetlbfs": a mount of it; else a folder on one */
 };
 
 /* Loads a GGUF file (single, or the first of a split set) into an arena, packing as it reads.
@@ -73,9 +78,15 @@ const struct ops_rope *model_rope(const struct model *model);
 const struct text_tokenizer *model_tokenizer(const struct model *model); /* NULL: file has none */
 const struct model_sampling *model_sampling(const struct model *model);
 const struct mm_arena *model_arena(const struct model *model);
-const char *model_name(const struct model *model);        /* general.name, else the file name */
+const char *model_name(const struct model *model);         /* general.name, else the file name */
 const char *model_type_summary(const struct model *model); /* "Q8_0", "Q4_K + Q6_K", … */
-const char *model_load_notes(const struct model *model);  /* page kinds, reader mode: one line */
-uint64_t model_weight_bytes(const struct model *model);   /* of the file, as one token reads them */
+const char *model_load_notes(const struct model *model);   /* where the weights came from */
+
+/* What became of the image that is written beside the service: NULL while there is nothing to say,
+ * then a sentence. From any thread. */
+const char *model_image_notes(const struct model *model);
+/* Whether the weights were there when the process started (warm restart). */
+bool model_is_warm(const struct model *model);
+uint64_t model_weight_bytes(const struct model *model); /* of the file, as one token reads them */
 
 #endif

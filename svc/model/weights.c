@@ -1,4 +1,4 @@
-/* Owns: the layout of weights in the arena, and the load.
+/* Owns: the layout of weights in the arena, and their packing.
  *
  * Weights are read once, in file order, through the reader's staging buffers, and packed on all
  * cores into their place while further reads are under way: never two copies in memory. */
@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define ARENA_ALIGNMENT   64
 #define READ_BUFFER_BYTES (2u << 20)
@@ -26,8 +27,8 @@ struct model_placement {
     unsigned file;
     uint64_t file_offset;
     size_t file_bytes;
-    size_t arena_offset;
-    enum ops_type type; /* in the file */
+    size_t arena_offset, arena_bytes; /* bytes rounded up to the alignment */
+    enum ops_type type;               /* in the file */
     uint32_t n_rows, n_cols;
     struct ops_matrix *matrix; /* filled in by the load; NULL for a vector */
     const float **vector;
@@ -63,7 +64,7 @@ static int add_placement(struct plan *plan, const struct model_placement *placem
         __builtin_add_overflow(end, ARENA_ALIGNMENT - 1, &end))
         return FAIL(plan, -EBADMSG, "the weights are larger than memory can be");
     w->placements[w->n_placements] = *placement;
-    w->placements[w->n_placements++].arena_offset = start;
+    w->placements[w->n_placements++].arena_bytes = end / ARENA_ALIGNMENT * ARENA_ALIGNMENT - start;
     w->arena_bytes = end / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
     w->file_bytes += placement->file_bytes;
     return 0;
@@ -224,6 +225,47 @@ static void summarize_types(struct plan *plan)
     }
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const struct model_placement *x = a, *y = b;
+    if (x->file != y->file)
+        return x->file < y->file ? -1 : 1;
+    return (x->file_offset > y->file_offset) - (x->file_offset < y->file_offset);
+}
+
+/* The arena has the order of the file, so that it fills from its start on, behind the thread that
+ * populates it. */
+static void lay_out(struct model_weights *weights)
+{
+    qsort(weights->placements, weights->n_placements, sizeof *weights->placements, compare_places);
+    size_t offset = 0;
+    for (size_t i = 0; i < weights->n_placements; i++) {
+        weights->placements[i].arena_offset = offset;
+        offset += weights->placements[i].arena_bytes;
+    }
+}
+
+/* What packing makes of a few rows that have every byte value: changes when the packing does. */
+static void hash_packing(XXH3_state_t *hash, uint32_t type)
+{
+    enum { COLS = 256, ROWS = OPS_GROUP_ROWS - 1 };
+    const struct ops_type_info *info = ops_type_info(type);
+    size_t bytes = info ? ops_matrix_group_bytes((enum ops_type)type, COLS) : 0;
+    if (bytes == 0)
+        return;
+    uint8_t rows[ROWS * COLS * sizeof(float)], *group;
+    size_t row_bytes = COLS / info->block_len * info->block_bytes;
+    assert(row_bytes * ROWS <= sizeof rows);
+    for (size_t i = 0; i < sizeof rows; i++)
+        rows[i] = (uint8_t)(i * 2654435761u >> 15);
+    group = aligned_alloc(ARENA_ALIGNMENT, bytes);
+    if (!group)
+        return;
+    ops_matrix_pack_group((enum ops_type)type, COLS, ROWS, rows, row_bytes, group);
+    XXH3_64bits_update(hash, group, bytes);
+    free(group);
+}
+
 int model_weights_plan(struct model_weights *ret, const struct gguf *gguf,
                        const struct model_shape *shape, char *why, size_t why_size)
 {
@@ -257,7 +299,41 @@ int model_weights_plan(struct model_weights *ret, const struct gguf *gguf,
         return r;
     }
     summarize_types(&plan);
+    lay_out(ret);
     return 0;
+}
+
+uint64_t model_weights_layout(const struct model_weights *weights)
+{
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash)
+        return 0;
+    XXH3_64bits_reset(hash);
+    for (size_t i = 0; i < weights->n_placements; i++) {
+        const struct model_placement *p = &weights->placements[i];
+        const uint64_t fields[] = {p->type, p->n_rows,      p->n_cols,      p->matrix != NULL,
+                                   p->file, p->file_offset, p->arena_offset};
+        XXH3_64bits_update(hash, fields, sizeof fields);
+    }
+    for (uint32_t type = 0; type <= OPS_BF16; type++)
+        hash_packing(hash, type);
+    uint64_t layout = XXH3_64bits_digest(hash);
+    XXH3_freeState(hash);
+    return layout;
+}
+
+void model_weights_point(struct model_weights *weights)
+{
+    for (size_t i = 0; i < weights->n_placements; i++) {
+        const struct model_placement *p = &weights->placements[i];
+        const uint8_t *place = weights->arena.base + p->arena_offset;
+        if (p->matrix)
+            *p->matrix = (struct ops_matrix){p->type, p->n_rows, p->n_cols, place};
+        else
+            *p->vector = (const float *)place;
+    }
+    if (!weights->head.data)
+        weights->head = weights->embedding;
 }
 
 void model_weights_done(struct model_weights *weights)
@@ -270,12 +346,13 @@ void model_weights_done(struct model_weights *weights)
     *weights = (struct model_weights){.arena.fd = -1};
 }
 
-/* ---- the load ----------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------ */
 
 struct load {
     struct model_weights *weights;
     const struct model_options *options;
     struct ops_pool *pool;
+    XXH3_state_t *content; /* hash of what was read, in file order */
     uint64_t done;
 };
 
@@ -301,8 +378,8 @@ static void pack_groups(void *arg, size_t begin, size_t end, unsigned thread)
     }
 }
 
-static void pack_part(const struct load *load, const struct model_placement *p, size_t done,
-                      const void *data, size_t length)
+static int pack_part(const struct load *load, const struct model_placement *p, size_t done,
+                     const void *data, size_t length)
 {
     struct pack pack = {
         .placement = p,
@@ -313,15 +390,22 @@ static void pack_part(const struct load *load, const struct model_placement *p, 
     size_t first_row = done / pack.row_bytes;
     assert(first_row % OPS_GROUP_ROWS == 0 && length % pack.row_bytes == 0);
     pack.n_rows = (uint32_t)(length / pack.row_bytes);
-    pack.dst =
-        load->weights->arena.base + p->arena_offset + first_row / OPS_GROUP_ROWS * pack.group_bytes;
-    ops_pool_run(load->pool, (pack.n_rows + OPS_GROUP_ROWS - 1) / OPS_GROUP_ROWS, PACK_GRAIN_GROUPS,
-                 pack_groups, &pack);
+    size_t n_groups = (pack.n_rows + OPS_GROUP_ROWS - 1) / OPS_GROUP_ROWS;
+    size_t offset = p->arena_offset + first_row / OPS_GROUP_ROWS * pack.group_bytes;
+    int r = mm_arena_await(&load->weights->arena, offset + n_groups * pack.group_bytes);
+    if (r < 0)
+        return r;
+    pack.dst = load->weights->arena.base + offset;
+    ops_pool_run(load->pool, n_groups, PACK_GRAIN_GROUPS, pack_groups, &pack);
+    return 0;
 }
 
-static void convert_vector(const struct load *load, const struct model_placement *p,
-                           const void *data)
+static int convert_vector(const struct load *load, const struct model_placement *p,
+                          const void *data)
 {
+    int r = mm_arena_await(&load->weights->arena, p->arena_offset + p->arena_bytes);
+    if (r < 0)
+        return r;
     float *dst = (float *)(load->weights->arena.base + p->arena_offset);
     for (uint32_t i = 0; i < p->n_cols; i++) {
         if (p->type == OPS_F32) {
@@ -332,6 +416,7 @@ static void convert_vector(const struct load *load, const struct model_placement
         memcpy(&half, (const char *)data + i * sizeof half, sizeof half);
         dst[i] = p->type == OPS_F16 ? ops_float_of_f16(half) : ops_float_of_bf16(half);
     }
+    return 0;
 }
 
 static int part_arrived(void *arg, const struct mm_read *piece, size_t done, const void *data,
@@ -339,10 +424,10 @@ static int part_arrived(void *arg, const struct mm_read *piece, size_t done, con
 {
     struct load *load = arg;
     const struct model_placement *p = piece->tag;
-    if (p->matrix)
-        pack_part(load, p, done, data, length);
-    else
-        convert_vector(load, p, data);
+    XXH3_128bits_update(load->content, data, length);
+    int r = p->matrix ? pack_part(load, p, done, data, length) : convert_vector(load, p, data);
+    if (r < 0)
+        return r;
     load->done += length;
     if (load->options->progress)
         return load->options->progress(load->options->progress_arg, load->done,
@@ -350,15 +435,7 @@ static int part_arrived(void *arg, const struct mm_read *piece, size_t done, con
     return 0;
 }
 
-static int compare_reads(const void *a, const void *b)
-{
-    const struct mm_read *x = a, *y = b;
-    if (x->file != y->file)
-        return x->file < y->file ? -1 : 1;
-    return (x->offset > y->offset) - (x->offset < y->offset);
-}
-
-/* The pieces in file order; *ret_unit is the largest that must arrive whole. */
+/* The pieces, in file order as the placements are; *ret_unit is the largest that must arrive whole. */
 static struct mm_read *make_reads(const struct model_weights *weights, size_t *ret_unit)
 {
     struct mm_read *reads = calloc(weights->n_placements, sizeof *reads);
@@ -377,7 +454,6 @@ static struct mm_read *make_reads(const struct model_weights *weights, size_t *r
         if (reads[i].unit > *ret_unit)
             *ret_unit = reads[i].unit;
     }
-    qsort(reads, weights->n_placements, sizeof *reads, compare_reads);
     return reads;
 }
 
@@ -407,33 +483,22 @@ static int read_all(struct load *load, const struct gguf *gguf, char *mode, size
     return r;
 }
 
-int model_weights_load(struct model_weights *weights, const struct gguf *gguf,
-                       const struct model_options *options, struct ops_pool *pool, char *notes,
-                       size_t notes_size, char *why, size_t why_size)
+int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
+                       const struct model_options *options, struct ops_pool *pool,
+                       uint64_t ret_content[2], char *mode, size_t mode_size, char *why,
+                       size_t why_size)
 {
-    char steps[256] = "", mode[64] = "";
-    int r = mm_arena_map(&weights->arena, weights->arena_bytes, options->huge_pages, steps,
-                         sizeof steps);
-    if (r < 0) {
-        snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
-                 (weights->arena_bytes >> 20) + 1, *steps ? steps : strerror(-r));
-        return r;
+    struct load load = {
+        .weights = weights, .options = options, .pool = pool, .content = XXH3_createState()};
+    if (!load.content)
+        return -ENOMEM;
+    XXH3_128bits_reset(load.content);
+    int r = read_all(&load, gguf, mode, mode_size, why, why_size);
+    if (r == 0) {
+        XXH128_hash_t digest = XXH3_128bits_digest(load.content);
+        ret_content[0] = digest.low64;
+        ret_content[1] = digest.high64;
     }
-    struct load load = {.weights = weights, .options = options, .pool = pool};
-    r = read_all(&load, gguf, mode, sizeof mode, why, why_size);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i < weights->n_placements; i++) {
-        const struct model_placement *p = &weights->placements[i];
-        const uint8_t *place = weights->arena.base + p->arena_offset;
-        if (p->matrix)
-            *p->matrix = (struct ops_matrix){p->type, p->n_rows, p->n_cols, place};
-        else
-            *p->vector = (const float *)place;
-    }
-    if (!weights->head.data)
-        weights->head = weights->embedding;
-    snprintf(notes, notes_size, "weights on %s, read by %s%s%s",
-             mm_page_kind_name(weights->arena.kind), mode, *steps ? ". " : "", steps);
-    return 0;
+    XXH3_freeState(load.content);
+    return r;
 }

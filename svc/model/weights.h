@@ -1,5 +1,5 @@
-/* The weights of a model: where each lies in the file, where it goes in the arena, and the load
- * that packs them on the way. */
+/* The weights of a model: where each lies in the file, where it goes in the arena, and how it is
+ * packed on the way. Where the bytes come from at a start is decided in residence.h. */
 #ifndef QUERN_SVC_MODEL_WEIGHTS_H
 #define QUERN_SVC_MODEL_WEIGHTS_H
 
@@ -15,7 +15,7 @@ struct model_weights {
         *experts; /* (n_layers, 3, n_experts), what the layers point to; NULL if dense */
     struct ops_matrix embedding, head;
     const float *output_norm; /* (d_model) */
-    struct mm_arena arena;    /* mapped by model_weights_load */
+    struct mm_arena arena;    /* mapped by model_residence */
 
     size_t arena_bytes;    /* what the arena must hold */
     uint64_t file_bytes;   /* of all tensors that are used */
@@ -31,11 +31,19 @@ struct model_weights {
 int model_weights_plan(struct model_weights *ret, const struct gguf *gguf,
                        const struct model_shape *shape, char *why, size_t why_size);
 
-/* Maps the arena and reads and packs all weights. `notes` gets the kind of pages and how the reads
- * went. */
-int model_weights_load(struct model_weights *weights, const struct gguf *gguf,
-                       const struct model_options *options, struct ops_pool *pool, char *notes,
-                       size_t notes_size, char *why, size_t why_size);
+/* A number that changes with everything that decides what lies where in the arena: the tensors, their
+ * order, and what packing makes of each type. */
+uint64_t model_weights_layout(const struct model_weights *weights);
+
+/* Reads and packs all weights into the arena, which is mapped (and may still be populating: see
+ * mm_arena_begin). ret_content gets a hash of the bytes read, `mode` how the reads went. */
+int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
+                       const struct model_options *options, struct ops_pool *pool,
+                       uint64_t ret_content[2], char *mode, size_t mode_size, char *why,
+                       size_t why_size);
+
+/* Points layers, embedding, head and norm into the arena, wherever its bytes came from. */
+void model_weights_point(struct model_weights *weights);
 
 /* Frees all that it owns, at any stage. */
 void model_weights_done(struct model_weights *weights);

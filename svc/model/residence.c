@@ -1,0 +1,402 @@
+/* Owns: the choice of the source of the weights, and the thread that writes the image. */
+#define _GNU_SOURCE /* asprintf */
+#include "svc/model/residence.h"
+
+#include "mm/why.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define SECTION        "weights"
+#define SUFFIX         ".quern"
+#define AUTO_BYTES_MIN (64ull << 20) /* smaller models pack faster than an image is worth */
+#define WAIT_POLLS_MAX 6000          /* of a tenth of a second, for another service that packs */
+
+struct model_image_job {
+    pthread_t thread;
+    struct mm_image_writer *writer;
+    struct mm_image_key key;
+    uint64_t content[2];
+    struct mm_image_part part; /* the arena: read-only, and mapped until the job has ended */
+    int stop;                  /* atomic: set by the owner */
+    int done;                  /* atomic: notes are complete */
+    char notes[PATH_MAX + 256];
+};
+
+struct waiting { /* for another service that writes the same image */
+    const struct model_options *options;
+    uint64_t total;
+    unsigned n_polls;
+    int cancelled; /* what the caller's progress returned */
+};
+
+struct reading { /* progress of reading an image */
+    const struct model_options *options;
+    uint64_t total;
+};
+
+static int identify(struct mm_image_key *ret, const struct gguf *gguf,
+                    const struct model_weights *weights);
+static int read_image(struct model_residence *residence, struct model_weights *weights,
+                      const char *path, const struct model_options *options, char *notes,
+                      size_t notes_size);
+static int pack(struct model_residence *residence, struct model_weights *weights,
+                const struct gguf *gguf, const struct model_options *options, struct ops_pool *pool,
+                struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
+                size_t why_size);
+static char *image_path(const struct gguf *gguf, const struct model_options *options,
+                        const struct model_weights *weights, bool in_cache);
+static int begin_image(struct mm_image_writer **ret, const char *path,
+                       const struct model_options *options, const struct model_weights *weights,
+                       char *notes, size_t notes_size);
+static void start_job(struct model_residence *residence, const struct model_weights *weights,
+                      struct mm_image_writer *writer, const uint64_t content[2], char *notes,
+                      size_t notes_size);
+
+void model_residence_find(struct model_residence *ret, struct model_weights *weights,
+                          const struct gguf *gguf, const struct model_options *options, char *notes,
+                          size_t notes_size)
+{
+    char sentence[512];
+    *ret = (struct model_residence){.store.place = MM_STORE_NONE};
+    mm_why_set(notes, notes_size, "%s", "");
+    if ((!options->image && !options->store) || identify(&ret->key, gguf, weights) < 0)
+        return;
+    ret->known = true;
+    if (!options->store)
+        return;
+    char key[MM_STORE_KEY_BYTES + 1];
+    snprintf(key, sizeof key, "%016" PRIx64 "-%016" PRIx64, ret->key.source[0], ret->key.layout);
+    const char *folder = strcmp(options->store, "auto") == 0        ? NULL
+                         : strcmp(options->store, "hugetlbfs") == 0 ? ""
+                                                                    : options->store;
+    if (mm_store_init(&ret->store, key, folder, sentence, sizeof sentence) < 0 || sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+    ret->adopted = mm_store_adopt(&weights->arena, &ret->store, weights->arena_bytes, sentence,
+                                  sizeof sentence) == 0;
+    if (sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+}
+
+int model_residence_load(struct model_residence *residence, struct model_weights *weights,
+                         const struct gguf *gguf, const struct model_options *options,
+                         struct ops_pool *pool, char *notes, size_t notes_size, char *why,
+                         size_t why_size)
+{
+    if (residence->adopted) {
+        mm_why_add(notes, notes_size, "Weights kept from the process before, on %s.",
+                   mm_page_kind_name(weights->arena.kind));
+        model_weights_point(weights);
+        return 0;
+    }
+    struct mm_image_writer *writer = NULL;
+    int r = -ENOENT;
+    for (int in_cache = 0; in_cache < 2 && r == -ENOENT && residence->known; in_cache++) {
+        char *path = image_path(gguf, options, weights, in_cache);
+        if (path)
+            r = read_image(residence, weights, path, options, notes, notes_size);
+        free(path);
+    }
+    for (int in_cache = 0; in_cache < 2 && r == -ENOENT && !writer && residence->known;
+         in_cache++) {
+        char *path = image_path(gguf, options, weights, in_cache);
+        int begun =
+            path ? begin_image(&writer, path, options, weights, notes, notes_size) : -ENOENT;
+        /* Somebody may have finished it since we looked, or while we waited. */
+        if (path && (begun == 0 || begun == -EEXIST)) {
+            char again[PATH_MAX + 1024] = "";
+            r = read_image(residence, weights, path, options, again, sizeof again);
+            if (r != -ENOENT)
+                mm_why_add(notes, notes_size, "%s", again);
+        } else if (begun == -ECANCELED) {
+            r = begun;
+        }
+        free(path);
+    }
+    if (r == -ENOENT)
+        r = pack(residence, weights, gguf, options, pool, writer, notes, notes_size, why, why_size);
+    else
+        mm_image_writer_free(writer);
+    if (r == 0)
+        model_weights_point(weights);
+    else if (r == -ECANCELED)
+        mm_why_set(why, why_size, "Loading was cancelled.");
+    return r;
+}
+
+const char *model_residence_image_notes(const struct model_residence *residence)
+{
+    const struct model_image_job *job = residence->job;
+    return job && __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) ? job->notes : NULL;
+}
+
+void model_residence_done(struct model_residence *residence)
+{
+    struct model_image_job *job = residence->job;
+    if (job) {
+        __atomic_store_n(&job->stop, 1, __ATOMIC_RELAXED);
+        pthread_join(job->thread, NULL);
+        free(job);
+    }
+    *residence = (struct model_residence){.store.place = MM_STORE_NONE};
+}
+
+static int identify(struct mm_image_key *ret, const struct gguf *gguf,
+                    const struct model_weights *weights)
+{
+    struct mm_image_key key = {.layout = model_weights_layout(weights)};
+    unsigned n = gguf_n_files(gguf), n_open = 0;
+    int *fds = calloc(n, sizeof *fds);
+    int r = fds ? 0 : -ENOMEM;
+    for (; r == 0 && n_open < n; n_open++) {
+        fds[n_open] = open(gguf_path(gguf, n_open), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fds[n_open] < 0) {
+            r = -errno;
+            break;
+        }
+    }
+    if (r == 0)
+        r = mm_image_identify(&key, fds, n);
+    while (n_open > 0)
+        close(fds[--n_open]);
+    free(fds);
+    if (r == 0)
+        *ret = key;
+    return r;
+}
+
+/* Beside the model, else (in_cache) in the cache folder under a name that tells the folders of two
+ * models of one name apart. NULL: no such place. The caller frees it. */
+static char *image_path(const struct gguf *gguf, const struct model_options *options,
+                        const struct model_weights *weights, bool in_cache)
+{
+    const char *model = gguf_path(gguf, 0);
+    char *path = NULL;
+    if (!options->image)
+        return NULL;
+    if (strcmp(options->image, "auto") != 0)
+        return in_cache ? NULL : strdup(options->image);
+    if (weights->arena_bytes < AUTO_BYTES_MIN)
+        return NULL;
+    if (!in_cache)
+        return asprintf(&path, "%s" SUFFIX, model) < 0 ? NULL : path;
+    const char *slash = strrchr(model, '/');
+    struct stat st;
+    if (!options->cache_folder || stat(model, &st) < 0 ||
+        asprintf(&path, "%s/%s-%" PRIx64 SUFFIX, options->cache_folder, slash ? slash + 1 : model,
+                 (uint64_t)st.st_ino) < 0)
+        return NULL;
+    return path;
+}
+
+/* ---- an image ------------------------------------------------------------------------------ */
+
+static int image_progress(void *arg, uint64_t done)
+{
+    const struct reading *reading = arg;
+    const struct model_options *o = reading->options;
+    return o->progress ? o->progress(o->progress_arg, done, reading->total) : 0;
+}
+
+static int finish_and_keep(struct model_residence *residence, struct model_weights *weights,
+                           char *notes, size_t notes_size)
+{
+    char sentence[512] = "";
+    int r = mm_arena_finish(&weights->arena, sentence, sizeof sentence);
+    if (sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+    if (r < 0)
+        return r;
+    if (residence->store.place == MM_STORE_NONE)
+        return mm_arena_seal(&weights->arena);
+    if (mm_store_keep(&weights->arena, &residence->store, sentence, sizeof sentence) < 0)
+        mm_why_add(notes, notes_size, "%s", sentence);
+    return 0;
+}
+
+/* -ENOENT: there is none that can be used, which was said. Other errors end the load. */
+static int read_image(struct model_residence *residence, struct model_weights *weights,
+                      const char *path, const struct model_options *options, char *notes,
+                      size_t notes_size)
+{
+    struct mm_image *image;
+    struct reading reading = {.options = options};
+    char sentence[PATH_MAX + 512] = "";
+    int r = mm_image_open(&image, path, &residence->key, NULL, sentence, sizeof sentence);
+    if (r < 0) {
+        if (r != -ENOENT)
+            mm_why_add(notes, notes_size, "%s", sentence);
+        return -ENOENT;
+    }
+    if (mm_image_section(image, SECTION, &reading.total) < 0 ||
+        reading.total != weights->arena_bytes) {
+        mm_why_add(notes, notes_size, "%s holds other weights.", path);
+        r = -ENOENT;
+        goto free_image;
+    }
+    r = mm_store_begin(&weights->arena, &residence->store, weights->arena_bytes,
+                       options->huge_pages, sentence, sizeof sentence);
+    if (sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+    if (r < 0) { /* packing will find no memory either, and says so */
+        r = -ENOENT;
+        goto free_image;
+    }
+    r = mm_image_read(image, SECTION, weights->arena.base, image_progress, &reading, sentence,
+                      sizeof sentence);
+    if (r == 0)
+        r = finish_and_keep(residence, weights, notes, notes_size);
+    else if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
+        mm_why_add(notes, notes_size, "%s", sentence);
+    if (r == 0)
+        mm_why_add(notes, notes_size, "Weights read from %s by %s, on %s.", path,
+                   mm_image_mode(image), mm_page_kind_name(weights->arena.kind));
+    else
+        mm_arena_unmap(&weights->arena);
+    if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
+        r = -ENOENT;
+
+free_image:
+    mm_image_free(image);
+    return r;
+}
+
+static int wait_for_other(void *arg)
+{
+    struct waiting *waiting = arg;
+    const struct model_options *o = waiting->options;
+    if (o->progress)
+        waiting->cancelled = o->progress(o->progress_arg, 0, waiting->total);
+    return waiting->cancelled < 0 || ++waiting->n_polls > WAIT_POLLS_MAX ? -1 : 0;
+}
+
+/* An image of its own accord leaves a quarter of its size free on the disk. */
+static bool has_room(const char *path, const struct model_options *options,
+                     const struct model_weights *weights)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    struct statvfs fs;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    if (strcmp(options->image, "auto") != 0 || statvfs(folder, &fs) < 0)
+        return true;
+    return (uint64_t)fs.f_bavail * fs.f_frsize / 5 * 4 >= weights->arena_bytes;
+}
+
+static int begin_image(struct mm_image_writer **ret, const char *path,
+                       const struct model_options *options, const struct model_weights *weights,
+                       char *notes, size_t notes_size)
+{
+    char sentence[PATH_MAX + 256] = "";
+    struct waiting waiting = {.options = options, .total = weights->file_bytes};
+    if (!has_room(path, options, weights)) {
+        mm_why_add(notes, notes_size, "No image was written: the disk of %s is too full.", path);
+        return -ENOSPC;
+    }
+    int r = mm_image_writer_new(ret, path, wait_for_other, &waiting, sentence, sizeof sentence);
+    if (waiting.cancelled < 0)
+        return -ECANCELED;
+    if (r < 0 && r != -EEXIST)
+        mm_why_add(notes, notes_size, "%s", sentence);
+    return r;
+}
+
+/* ---- packing, and writing the image --------------------------------------------------------- */
+
+/* Takes the writer, which may be NULL. */
+static int pack(struct model_residence *residence, struct model_weights *weights,
+                const struct gguf *gguf, const struct model_options *options, struct ops_pool *pool,
+                struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
+                size_t why_size)
+{
+    char steps[768] = "", mode[96] = "";
+    uint64_t content[2];
+    int r = mm_store_begin(&weights->arena, &residence->store, weights->arena_bytes,
+                           options->huge_pages, steps, sizeof steps);
+    if (r < 0) {
+        snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
+                 (weights->arena_bytes >> 20) + 1, *steps ? steps : strerror(-r));
+        goto free_writer;
+    }
+    r = model_weights_pack(weights, gguf, options, pool, content, mode, sizeof mode, why, why_size);
+    if (r < 0)
+        goto free_writer;
+    /* A file that was changed while it was read may have given anything: it is not kept. */
+    struct mm_image_key after;
+    if (residence->known &&
+        (identify(&after, gguf, weights) < 0 || after.source[0] != residence->key.source[0] ||
+         after.source[1] != residence->key.source[1])) {
+        snprintf(why, why_size, "%s changed while it was read; start again", gguf_path(gguf, 0));
+        r = -ESTALE;
+        goto free_writer;
+    }
+    if (steps[0])
+        mm_why_add(notes, notes_size, "%s", steps);
+    r = finish_and_keep(residence, weights, notes, notes_size);
+    if (r < 0) {
+        snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
+                 (weights->arena_bytes >> 20) + 1, strerror(-r));
+        goto free_writer;
+    }
+    mm_why_add(notes, notes_size, "Weights packed from the model file, read by %s, on %s.", mode,
+               mm_page_kind_name(weights->arena.kind));
+    if (writer)
+        start_job(residence, weights, writer, content, notes, notes_size);
+    return 0;
+
+free_writer:
+    mm_image_writer_free(writer);
+    return r;
+}
+
+static void *write_image(void *arg)
+{
+    struct model_image_job *job = arg;
+    if (mm_image_write(job->writer, &job->key, job->content, &job->part, 1, &job->stop, job->notes,
+                       sizeof job->notes) == 0)
+        snprintf(job->notes, sizeof job->notes,
+                 "The packed image is written (%" PRIu64 " MiB): the next start needs no packing.",
+                 job->part.length >> 20);
+    mm_image_writer_free(job->writer);
+    __atomic_store_n(&job->done, 1, __ATOMIC_RELEASE); /* pairs with the load in _image_notes */
+    return NULL;
+}
+
+/* Takes the writer. */
+static void start_job(struct model_residence *residence, const struct model_weights *weights,
+                      struct mm_image_writer *writer, const uint64_t content[2], char *notes,
+                      size_t notes_size)
+{
+    struct model_image_job *job = calloc(1, sizeof *job);
+    int r = job ? 0 : -ENOMEM;
+    if (job) {
+        job->writer = writer;
+        job->key = residence->key;
+        job->content[0] = content[0];
+        job->content[1] = content[1];
+        job->part = (struct mm_image_part){SECTION, weights->arena.base, weights->arena_bytes};
+        sigset_t all, old; /* signals are for the service's own threads */
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        r = -pthread_create(&job->thread, NULL, write_image, job);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+    }
+    if (r < 0) {
+        mm_why_add(notes, notes_size, "No image was written: %s.", strerror(-r));
+        mm_image_writer_free(writer);
+        free(job);
+        return;
+    }
+    residence->job = job;
+}

@@ -1,0 +1,44 @@
+/* Where the bytes of the weights come from at a start, and where they stay.
+ *
+ * From the warm store, if the process before left them there; else from the packed image, if there
+ * is one of this file and this layout; else from the model file, packed on the way, and then the
+ * image is written on a thread of its own. Loaded weights are read-only from then on, and handed to
+ * the store. The bytes are the same from wherever they came. */
+#ifndef QUERN_SVC_MODEL_RESIDENCE_H
+#define QUERN_SVC_MODEL_RESIDENCE_H
+
+#include "mm/image.h"
+#include "mm/store.h"
+#include "svc/model/weights.h"
+
+struct model_image_job; /* the thread that writes the image */
+
+struct model_residence {
+    struct mm_image_key key;
+    bool known; /* the key could be made: images and the store can be used */
+    struct mm_store store;
+    bool adopted; /* the arena was in the store */
+    struct model_image_job *job;
+};
+
+/* Identifies the files, and adopts the arena if the store has it; drops from the store what is of
+ * no use any more, before memory is taken. Never fails: `notes` says what was found. */
+void model_residence_find(struct model_residence *ret, struct model_weights *weights,
+                          const struct gguf *gguf, const struct model_options *options, char *notes,
+                          size_t notes_size);
+
+/* Fills weights->arena, if it was not adopted, and points the matrices into it. `notes` gets what
+ * was used, and each thing that could not be. 0 or -errno with a sentence. */
+int model_residence_load(struct model_residence *residence, struct model_weights *weights,
+                         const struct gguf *gguf, const struct model_options *options,
+                         struct ops_pool *pool, char *notes, size_t notes_size, char *why,
+                         size_t why_size);
+
+/* What became of the image that is being written: NULL while it is (or none is), then a sentence.
+ * From any thread. */
+const char *model_residence_image_notes(const struct model_residence *residence);
+
+/* Stops the writing, if it is still going on. Before the weights go. */
+void model_residence_done(struct model_residence *residence);
+
+#endif
