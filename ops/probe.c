@@ -4,13 +4,16 @@
 #include "ops/arch/probe_kernels.h"
 #include "ops/isa.h"
 
+#include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
-#define READ_CHUNK 262144 /* bytes of a task */
-#define READ_RUNS  5
-#define FMA_RUNS   8
-#define FMA_ROUNDS 20000 /* of a task: a fraction of a millisecond */
-#define FMA_TASKS  8     /* a thread */
+#define READ_CHUNK   262144 /* bytes of a task */
+#define READ_RUNS    5
+#define MEMORY_BYTES ((size_t)512 << 20)
+#define FMA_RUNS     8
+#define FMA_ROUNDS   20000 /* of a task: a fraction of a millisecond */
+#define FMA_TASKS    8     /* a thread */
 
 static const struct ops_probe_kernels *const tables[OPS_N_ISA] = {
     [OPS_ISA_SCALAR] = &ops_probe_kernels_scalar,
@@ -56,6 +59,19 @@ double ops_probe_read(struct ops_pool *pool, const void *data, size_t bytes)
         best = rate > best ? rate : best;
     }
     return best;
+}
+
+double ops_probe_memory_gbps(struct ops_pool *pool)
+{
+    void *data =
+        mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED)
+        return 0;
+    madvise(data, MEMORY_BYTES, MADV_HUGEPAGE); /* the weights lie on huge pages, too */
+    memset(data, 1, MEMORY_BYTES);
+    double rate = ops_probe_read(pool, data, MEMORY_BYTES);
+    munmap(data, MEMORY_BYTES);
+    return rate / 1e9;
 }
 
 double ops_probe_fma(struct ops_pool *pool)
