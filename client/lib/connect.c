@@ -172,26 +172,23 @@ static int init_locks(quern *q)
     return r;
 }
 
-QUERN_API int quern_connect(quern **ret, const char *path)
+int quern_adopt(quern **ret, int fd)
 {
-    char used[256];
     int fds[2], r;
     quern *q = calloc(1, sizeof(*q));
 
-    if (q == NULL)
+    if (q == NULL) {
+        close(fd);
         return quern_fail(NULL, -ENOMEM, "Out of memory.");
+    }
+    q->fd = fd;
     q->request = q->reply = IPC_REGION_NONE;
     r = map_alive(q);
     if (r < 0)
-        goto free_handle;
-    q->fd = connect_somewhere(path, used, sizeof(used));
-    if (q->fd < 0) {
-        r = explain_connect(q->fd, used);
-        goto unmap_alive;
-    }
-    r = shake_hands(q->fd, &q->layout, fds);
-    if (r < 0)
         goto close_socket;
+    r = shake_hands(fd, &q->layout, fds);
+    if (r < 0)
+        goto unmap_alive;
     r = map_regions(q, fds);
     if (r < 0)
         goto unmap_regions;
@@ -208,13 +205,20 @@ unmap_regions:
     free(q->span_end);
     ipc_region_done(&q->request);
     ipc_region_done(&q->reply);
-close_socket:
-    close(q->fd);
 unmap_alive:
     munmap((void *)(uintptr_t)q->alive, (size_t)sysconf(_SC_PAGESIZE));
-free_handle:
+close_socket:
+    close(fd);
     free(q);
     return r;
+}
+
+QUERN_API int quern_connect(quern **ret, const char *path)
+{
+    char used[256];
+    int fd = connect_somewhere(path, used, sizeof(used));
+
+    return fd < 0 ? explain_connect(fd, used) : quern_adopt(ret, fd);
 }
 
 QUERN_API void quern_close(quern *q)

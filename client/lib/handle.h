@@ -63,6 +63,10 @@ __attribute__((format(printf, 3, 4))) int quern_fail(const quern *q, int r, cons
 /* The sentence kept for q in this thread; "" when none. */
 const char *quern_sentence(const quern *q);
 
+/* Shakes hands with the service at the other end of fd and makes a handle of it. Owns fd, also on
+ * failure. */
+int quern_adopt(quern **ret, int fd);
+
 /* 0, or why the handle cannot be used at all: -EOWNERDEAD in a child, or q->broken. */
 int quern_usable(const quern *q);
 
