@@ -25,28 +25,17 @@ static const uint8_t byte_class[256] = {
 #undef N
 #undef W
 
-/* The class of the character at s and its length. The text is valid UTF-8, so the first byte alone
- * tells the length. */
+/* The class of the character at s and its length. */
 static inline enum unicode_class class_at(const char *s, unsigned *ret_len)
 {
-    const uint8_t *p = (const uint8_t *)s;
-    uint8_t class = byte_class[p[0]];
+    uint8_t class = byte_class[(uint8_t)s[0]];
 
     if (class != CLASS_LONG) {
         *ret_len = 1;
         return (enum unicode_class) class;
     }
     uint32_t cp;
-    if (p[0] < 0xE0) {
-        *ret_len = 2;
-        cp = (p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu);
-    } else if (p[0] < 0xF0) {
-        *ret_len = 3;
-        cp = (p[0] & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
-    } else {
-        *ret_len = 4;
-        cp = (p[0] & 0x07u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
-    }
+    *ret_len = unicode_decode_valid(s, &cp);
     return unicode_class_of(cp);
 }
 

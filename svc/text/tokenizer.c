@@ -2,6 +2,7 @@
 #include "svc/text/tokenizer.h"
 
 #include "svc/text/bpe.h"
+#include "svc/text/normalize.h"
 #include "svc/text/split.h"
 #include "svc/text/vocab.h"
 
@@ -182,8 +183,8 @@ static void sink_put(struct sink *sink, const uint32_t *ids, size_t n)
             sink->ids[sink->n] = ids[i];
 }
 
-/* Encodes valid UTF-8 without special tokens. 0 or -ENOMEM. */
-static int encode_plain(const struct text_tokenizer *t, const char *s, size_t n, struct sink *sink)
+/* Encodes normalized text without special tokens. 0 or -ENOMEM. */
+static int encode_normal(const struct text_tokenizer *t, const char *s, size_t n, struct sink *sink)
 {
     uint64_t stack[BPE_SCRATCH_BYTES(PIECE_STACK) / sizeof(uint64_t) + 1];
     void *heap = NULL;
@@ -209,7 +210,22 @@ static int encode_plain(const struct text_tokenizer *t, const char *s, size_t n,
     return r;
 }
 
-/* Encodes valid UTF-8, its special tokens as such: leftmost first, longest first. */
+/* Encodes valid UTF-8 without special tokens. 0 or -ENOMEM. */
+static int encode_plain(const struct text_tokenizer *t, const char *s, size_t n, struct sink *sink)
+{
+    char *normal;
+    size_t n_normal;
+    int r = text_normalize(s, n, &normal, &n_normal);
+
+    if (r < 0)
+        return r;
+    r = normal ? encode_normal(t, normal, n_normal, sink) : encode_normal(t, s, n, sink);
+    free(normal);
+    return r;
+}
+
+/* Encodes valid UTF-8, its special tokens as such: leftmost first, longest first. They are
+ * looked for before normalization, as the reference does. */
 static int encode_special(const struct text_tokenizer *t, const char *s, size_t n,
                           struct sink *sink)
 {

@@ -1,5 +1,5 @@
 /* UTF-8 by the table of well-formed sequences (Unicode 14, table 3-7); classes by a two-stage table
- * of two bits a code point (8 KiB that stay in the first cache). */
+ * of two bits a code point (8 KiB that stay in the first cache), what normalization asks by one of bytes. */
 #include "svc/text/unicode.h"
 
 #include "svc/text/tokenizer.h"
@@ -16,8 +16,15 @@ enum unicode_class unicode_class_of(uint32_t cp)
 {
     if (cp > 0x10FFFF)
         return UNICODE_OTHER;
-    unsigned packed = unicode_stage2[unicode_stage1[cp >> 8]][(cp & 255) >> 2];
+    unsigned packed = class_stage2[class_stage1[cp >> 8]][(cp & 255) >> 2];
     return (enum unicode_class)(packed >> ((cp & 3) * 2) & 3);
+}
+
+struct unicode_kind unicode_kind_of(uint32_t cp)
+{
+    if (cp > 0x10FFFF)
+        return normal_kinds[0];
+    return normal_kinds[normal_stage2[normal_stage1[cp >> 8]][cp & 255]];
 }
 
 /* The length that a first byte announces, and the range of the second byte (table 3-7); 0 for a
@@ -54,26 +61,11 @@ enum unicode_part unicode_part_at(const char *s, size_t n, size_t *ret_len)
 
 unsigned unicode_decode(const char *s, size_t n, uint32_t *ret_cp)
 {
-    const uint8_t *p = (const uint8_t *)s;
     size_t len;
 
     if (unicode_part_at(s, n, &len) != UNICODE_WHOLE)
         return 0;
-    switch (len) {
-    case 1:
-        *ret_cp = p[0];
-        break;
-    case 2:
-        *ret_cp = (p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu);
-        break;
-    case 3:
-        *ret_cp = (p[0] & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
-        break;
-    default:
-        *ret_cp =
-            (p[0] & 0x07u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
-    }
-    return (unsigned)len;
+    return unicode_decode_valid(s, ret_cp);
 }
 
 unsigned unicode_encode(uint32_t cp, char out[4])

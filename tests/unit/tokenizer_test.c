@@ -1,4 +1,5 @@
 /* The tokenizer against golden ids, and against its own definition. */
+#include "svc/text/normalize.h"
 #include "svc/text/stream.h"
 #include "svc/text/tokenizer.h"
 #include "svc/text/unicode.h"
@@ -50,18 +51,23 @@ static void assert_ids(const char *text, size_t n, const uint32_t *want, size_t 
         fail_msg("wrong ids for \"%.*s\"", (int)n, text);
 }
 
+/* Encoding and decoding give the text back, normalized. */
 static void assert_round_trip(const char *text, size_t n)
 {
-    uint32_t *ids = malloc(sizeof *ids * (n + 1));
-    size_t n_ids, n_back;
-    char *back;
+    char *back, *normal;
+    size_t n_ids, n_back, n_normal;
 
-    assert_int_equal(text_encode(qwen2, text, n, false, ids, n, &n_ids), 0);
+    assert_int_equal(text_normalize(text, n, &normal, &n_normal), 0);
+    const char *want = normal ? normal : text;
+    size_t n_want = normal ? n_normal : n;
+    uint32_t *ids = malloc(sizeof *ids * (n_want + 1));
+    assert_int_equal(text_encode(qwen2, text, n, false, ids, n_want, &n_ids), 0);
     assert_int_equal(text_decode(qwen2, ids, n_ids, true, &back, &n_back), 0);
-    assert_int_equal(n_back, n);
-    assert_memory_equal(back, text, n);
+    assert_int_equal(n_back, n_want);
+    assert_memory_equal(back, want, n_want);
     free(back);
     free(ids);
+    free(normal);
 }
 
 static void golden_ids(void **state)
@@ -105,31 +111,35 @@ static void reference_values(void **state)
     assert_int_equal(text_encode(qwen2, "x", 1, false, parts + n1, 8, &n2), 0);
     assert_int_equal(n, n1 + n2);
     assert_memory_equal(joined, parts, n * sizeof *joined);
+    /* and text is normalized first: e and U+0301 are é */
+    assert_int_equal(text_encode(qwen2, "e\xCC\x81", 3, false, joined, 8, &n), 0);
+    assert_int_equal(text_encode(qwen2, "\xC3\xA9", 2, false, parts, 8, &n1), 0);
+    assert_int_equal(n, n1);
+    assert_memory_equal(joined, parts, n * sizeof *joined);
 }
 
+/* Alone, doubled, and after and before a character of each class, through encode and decode. */
 static void every_code_point(void **state)
 {
+    static const char *const neighbours[] = {"a", "7", " ", "\n", "'", "中"};
     char text[64];
-    uint32_t ids[64];
-    char out[256];
 
     (void)state;
     for (uint32_t cp = 0; cp <= 0x10FFFF; cp++) {
         if (cp >= 0xD800 && cp <= 0xDFFF)
             continue;
-        size_t n = unicode_encode(cp, text), n_ids, used = 0, len;
         uint32_t back;
+        size_t n = unicode_encode(cp, text);
         assert_int_equal(unicode_decode(text, n, &back), n);
         assert_int_equal(back, cp);
-        assert_int_equal(text_encode(qwen2, text, n, false, ids, 64, &n_ids), 0);
-        struct text_stream stream;
-        text_stream_init(&stream, qwen2, false);
-        for (size_t i = 0; i < n_ids; i++) {
-            assert_int_equal(text_stream_push(&stream, ids[i], out + used, 256 - used, &len), 0);
-            used += len;
-        }
-        assert_int_equal(used, n);
-        assert_memory_equal(out, text, n);
+        assert_round_trip(text, n);
+        memcpy(text + n, text, n);
+        size_t used = 2 * n;
+        const char *neighbour = neighbours[cp % 6];
+        memcpy(text + used, neighbour, strlen(neighbour));
+        used += strlen(neighbour);
+        memmove(text + used, text, n);
+        assert_round_trip(text, used + n);
     }
 }
 
