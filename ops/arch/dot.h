@@ -9,7 +9,9 @@
  *   OPS_DOT_WIDE 0   pairs of 16-bit sums in a lane (vpmaddubsw, vpaddw), which may wrap on the way as
  *                    long as each true sum fits 16 bits. No byte of a weight may exceed 127 · 2 / 2,
  *                    so that vpmaddubsw never saturates: wider weights are split into nibbles.
- */
+ *
+ * OPS_WEIGHTS_HELD: the registers hold a block's weights beside OPS_TOKENS_MAX sums (half as many for
+ * split types), so that they are made once for all tokens of a tile. */
 #ifndef QUERN_OPS_ARCH_DOT_H
 #define QUERN_OPS_ARCH_DOT_H
 
@@ -24,8 +26,8 @@
 #else
 #define OPS_DOT_WIDE 0
 #endif
-/* Registers for all weights of a block, so that each token's sums are made in one go. */
-#define OPS_DOT_TOKENS_OUTER 1
+#define OPS_WEIGHTS_HELD 1
+#define OPS_TOKENS_MAX   8
 
 typedef __m512i part_i;
 typedef __m512 part_f;
@@ -74,10 +76,11 @@ OPS_INLINE void pf_store_n(float *p, part_f a, int n)
 
 #elif defined(__AVX2__)
 
-#define OPS_PARTS            2
-#define OPS_PART_ROWS        8
-#define OPS_DOT_WIDE         0
-#define OPS_DOT_TOKENS_OUTER 0
+#define OPS_PARTS        2
+#define OPS_PART_ROWS    8
+#define OPS_DOT_WIDE     0
+#define OPS_WEIGHTS_HELD 0
+#define OPS_TOKENS_MAX   8
 
 typedef __m256i part_i;
 typedef __m256 part_f;
@@ -126,10 +129,11 @@ OPS_INLINE void pf_store_n(float *p, part_f a, int n)
 
 #else
 
-#define OPS_PARTS            1
-#define OPS_PART_ROWS        16
-#define OPS_DOT_WIDE         1
-#define OPS_DOT_TOKENS_OUTER 1
+#define OPS_PARTS        1
+#define OPS_PART_ROWS    16
+#define OPS_DOT_WIDE     1
+#define OPS_WEIGHTS_HELD 0
+#define OPS_TOKENS_MAX   2
 
 typedef vec_i32 part_i;
 typedef vec_f32 part_f;

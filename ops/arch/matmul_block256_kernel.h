@@ -57,8 +57,8 @@ OPS_INLINE part_i block256_word(const uint8_t *body, const int word)
 }
 
 /* Inputs 4 j … 4 j + 3 of run r (32 inputs, r in 0 … 7, not a constant) as unsigned bytes. */
-OPS_INLINE part_i block256_weights(const enum ops_type type, const uint8_t *body, const int r,
-                                   const int j)
+OPS_INLINE part_i block256_load(const enum ops_type type, const uint8_t *body, const int r,
+                                const int j)
 {
     const part_i nibble = pi_set1(0x0f0f0f0f), two_bits = pi_set1(0x03030303);
     const part_i one_bit = pi_set1(0x01010101);
@@ -229,104 +229,73 @@ struct block256_run {
     int32_t (*sum)[OPS_PART_ROWS];
 };
 
-/* Token t with the run's weights in registers; `low` are the low nibbles where split. */
-OPS_INLINE void block256_token(const enum ops_type type, const struct block256_run *run,
-                               const part_i *w, const part_i *low, unsigned t)
-{
-    const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
-    const int8_t *a = run->a + 32 * t;
-    part_i sum = pi_load(run->sum[t]), dot = pi_zero(), dot_low = pi_zero();
+/* Four inputs of a run as its dots take them: split types have a low part. */
+struct block256_weights {
+    part_i w, low;
+};
 
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        const part_i aj = pi_bcast(a + 4 * j);
-        dot = dot_step(dot, w[j], aj);
-        if (block256_is_split(type))
-            dot_low = dot_step(dot_low, low[j], aj);
-        if ((j + 1) % steps == 0) {
-            sum = block256_accumulate(type, sum, dot, dot_low, run->scale[j / sub_steps]);
-            dot = pi_zero();
-            dot_low = pi_zero();
-        }
-    }
-    pi_store(run->sum[t], sum);
+OPS_INLINE struct block256_weights block256_step(const enum ops_type type,
+                                                 const struct block256_run *run, const int j)
+{
+    const part_i nibble = pi_set1(0x0f0f0f0f);
+    struct block256_weights step = {.w = block256_load(type, run->body, run->r, j)};
+
+    step.low = pi_and(step.w, nibble);
+    if (block256_is_split(type))
+        step.w = pi_and(pi_shr(step.w, 4), nibble);
+    return step;
 }
 
-/* All tokens, one after another, with the weights in registers (AVX-512, plain C). */
-OPS_INLINE void block256_by_token(const enum ops_type type, const struct block256_run *run,
-                                  unsigned n_tokens)
-{
-    part_i w[8], low[8];
-    unsigned t = 0;
-
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        w[j] = block256_weights(type, run->body, run->r, j);
-        low[j] = pi_and(w[j], pi_set1(0x0f0f0f0f));
-        if (block256_is_split(type))
-            w[j] = pi_and(pi_shr(w[j], 4), pi_set1(0x0f0f0f0f));
-    }
-    for (; t + 4 <= n_tokens; t += 4) {
-        OPS_UNROLL
-        for (unsigned i = 0; i < 4; i++)
-            block256_token(type, run, w, low, t + i);
-    }
-    for (; t < n_tokens; t++)
-        block256_token(type, run, w, low, t);
-}
-
-/* Tokens first … first + n_tokens, whose dots are in registers while the weights go by (AVX2). */
-OPS_INLINE void block256_by_weight(const enum ops_type type, const struct block256_run *run,
-                                   unsigned first, const int n_tokens)
+/* Tokens first … first + n_tokens, side by side so that enough sums are in flight. The weights are
+ * in registers already (`held`), or are made as they are needed. */
+OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_run *run,
+                                const struct block256_weights *held, unsigned first,
+                                const int n_tokens)
 {
     const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
     const int8_t *a = run->a + 32 * first;
-    part_i dot[8], dot_low[8];
+    part_i dot[OPS_TOKENS_MAX], dot_low[OPS_TOKENS_MAX];
 
     OPS_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        dot[t] = pi_zero();
-        dot_low[t] = pi_zero();
-    }
-    OPS_UNROLL
     for (int j = 0; j < 8; j++) {
-        part_i w = block256_weights(type, run->body, run->r, j);
-        const part_i low = pi_and(w, pi_set1(0x0f0f0f0f));
-        if (block256_is_split(type))
-            w = pi_and(pi_shr(w, 4), pi_set1(0x0f0f0f0f));
+        const struct block256_weights step =
+            OPS_WEIGHTS_HELD ? held[j] : block256_step(type, run, j);
         OPS_UNROLL
         for (int t = 0; t < n_tokens; t++) {
             const part_i aj = pi_bcast(a + 32 * t + 4 * j);
-            dot[t] = dot_step(dot[t], w, aj);
+            const bool begins = j % steps == 0;
+            dot[t] = dot_step(begins ? pi_zero() : dot[t], step.w, aj);
             if (block256_is_split(type))
-                dot_low[t] = dot_step(dot_low[t], low, aj);
-            if ((j + 1) % steps == 0) {
-                int32_t *sum = run->sum[first + (unsigned)t];
-                pi_store(sum, block256_accumulate(type, pi_load(sum), dot[t], dot_low[t],
-                                                  run->scale[j / sub_steps]));
-                dot[t] = pi_zero();
-                dot_low[t] = pi_zero();
-            }
+                dot_low[t] = dot_step(begins ? pi_zero() : dot_low[t], step.low, aj);
+        }
+        if ((j + 1) % steps)
+            continue;
+        OPS_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            int32_t *sum = run->sum[first + (unsigned)t];
+            pi_store(sum, block256_accumulate(type, pi_load(sum), dot[t],
+                                              block256_is_split(type) ? dot_low[t] : dot[t],
+                                              run->scale[j / sub_steps]));
         }
     }
 }
 
-OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_run *run,
-                                unsigned n_tokens)
+OPS_INLINE void block256_run(const enum ops_type type, const struct block256_run *run,
+                             unsigned n_tokens)
 {
-    const unsigned at_once = block256_is_split(type) ? 4 : 8;
+    const unsigned most = block256_is_split(type) ? OPS_TOKENS_MAX / 2 : OPS_TOKENS_MAX;
+    struct block256_weights held[8];
     unsigned t = 0;
 
-    if (OPS_DOT_TOKENS_OUTER) {
-        block256_by_token(type, run, n_tokens);
-        return;
-    }
-    for (; t + at_once <= n_tokens; t += at_once)
-        block256_by_weight(type, run, t, (int)at_once);
+    OPS_UNROLL
+    for (int j = 0; OPS_WEIGHTS_HELD && j < 8; j++)
+        held[j] = block256_step(type, run, j);
+    for (; t + most <= n_tokens; t += most)
+        block256_tokens(type, run, held, t, (int)most);
     for (; t + 2 <= n_tokens; t += 2)
-        block256_by_weight(type, run, t, 2);
+        block256_tokens(type, run, held, t, 2);
     if (t < n_tokens)
-        block256_by_weight(type, run, t, 1);
+        block256_tokens(type, run, held, t, 1);
 }
 
 /* Σ of n_pairs products of int16 pairs: the rows' scales or minimums, one token's sums. */
@@ -362,7 +331,7 @@ OPS_INLINE void block256_part(const enum ops_type type, const struct ops_tile *t
             .a = tile->q256 + (8 * at + (size_t)r * tile->width) * 32,
             .sum = sum,
         };
-        block256_tokens(type, &run, tile->n_tokens);
+        block256_run(type, &run, tile->n_tokens);
     }
     for (unsigned t = 0; t < tile->n_tokens; t++) {
         const part_f d_a = pf_bcast(tile->d256 + at + t);

@@ -30,7 +30,7 @@ OPS_INLINE enum ops_start block32_start(const enum ops_type type)
 }
 
 /* Inputs 4 j … 4 j + 3 as unsigned bytes; `body` is the block's, moved to the part's rows. */
-OPS_INLINE part_i block32_weights(const enum ops_type type, const uint8_t *body, const int j)
+OPS_INLINE part_i block32_load(const enum ops_type type, const uint8_t *body, const int j)
 {
     const part_i nibble = pi_set1(0x0f0f0f0f), fifth = pi_set1(0x10101010);
     const bool five = type == OPS_Q5_0 || type == OPS_Q5_1;
@@ -76,62 +76,31 @@ OPS_INLINE part_i block32_first(const enum ops_type type, const struct block32 *
     return pi_bcast(block->tile->start32[block32_start(type)] + block->at + t);
 }
 
-/* Token t with the weights of the whole block in registers; `low` are the low nibbles where split. */
-OPS_INLINE void block32_token(const enum ops_type type, const struct block32 *block,
-                              const part_i *w, const part_i *low, unsigned t)
-{
-    const int8_t *a = block->tile->q32 + (block->at + t) * 32;
-    part_i dot = block32_first(type, block, t), dot_low = pi_zero(), first_half = pi_zero();
+/* The weights of a block as its dots take them: split types have a low part. */
+struct block32_weights {
+    part_i w, low;
+};
 
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        const part_i aj = pi_bcast(a + 4 * j);
-        dot = dot_step(dot, w[j], aj);
-        if (block32_is_split(type))
-            dot_low = dot_step(dot_low, low[j], aj);
-        if (block32_in_halves(type) && j == 3) {
-            first_half = dot_value(dot);
-            dot = pi_zero();
-        }
-    }
+OPS_INLINE struct block32_weights block32_step(const enum ops_type type,
+                                               const struct block32 *block, const int j)
+{
+    const part_i nibble = pi_set1(0x0f0f0f0f);
+    struct block32_weights step = {.w = block32_load(type, block->body, j)};
+
+    step.low = pi_and(step.w, nibble);
     if (block32_is_split(type))
-        dot = pi_madd16_add(dot_value(dot_low), dot, pi_set1(0x00100010));
-    else if (block32_in_halves(type))
-        dot = pi_add(first_half, dot_value(dot));
-    else
-        dot = dot_value(dot);
-    block32_add(type, block, t, dot);
+        step.w = pi_and(pi_shr(step.w, 4), nibble);
+    return step;
 }
 
-/* All tokens, one after another, with the weights in registers (AVX-512, plain C). */
-OPS_INLINE void block32_by_token(const enum ops_type type, const struct block32 *block,
-                                 unsigned n_tokens)
-{
-    part_i w[8], low[8];
-    unsigned t = 0;
-
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        w[j] = block32_weights(type, block->body, j);
-        low[j] = pi_and(w[j], pi_set1(0x0f0f0f0f));
-        if (block32_is_split(type))
-            w[j] = pi_and(pi_shr(w[j], 4), pi_set1(0x0f0f0f0f));
-    }
-    for (; t + 4 <= n_tokens; t += 4) {
-        OPS_UNROLL
-        for (unsigned i = 0; i < 4; i++)
-            block32_token(type, block, w, low, t + i);
-    }
-    for (; t < n_tokens; t++)
-        block32_token(type, block, w, low, t);
-}
-
-/* Tokens first … first + n_tokens, whose dots are in registers while the weights go by (AVX2). */
-OPS_INLINE void block32_by_weight(const enum ops_type type, const struct block32 *block,
-                                  unsigned first, const int n_tokens)
+/* Tokens first … first + n_tokens, side by side so that enough sums are in flight. The weights are
+ * in registers already (`held`), or are made as they are needed. */
+OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32 *block,
+                               const struct block32_weights *held, unsigned first,
+                               const int n_tokens)
 {
     const int8_t *a = block->tile->q32 + (block->at + first) * 32;
-    part_i dot[8], dot_low[8], first_half[8];
+    part_i dot[OPS_TOKENS_MAX], dot_low[OPS_TOKENS_MAX], first_half[OPS_TOKENS_MAX];
 
     OPS_UNROLL
     for (int t = 0; t < n_tokens; t++) {
@@ -141,16 +110,14 @@ OPS_INLINE void block32_by_weight(const enum ops_type type, const struct block32
     }
     OPS_UNROLL
     for (int j = 0; j < 8; j++) {
-        part_i w = block32_weights(type, block->body, j);
-        const part_i low = pi_and(w, pi_set1(0x0f0f0f0f));
-        if (block32_is_split(type))
-            w = pi_and(pi_shr(w, 4), pi_set1(0x0f0f0f0f));
+        const struct block32_weights step =
+            OPS_WEIGHTS_HELD ? held[j] : block32_step(type, block, j);
         OPS_UNROLL
         for (int t = 0; t < n_tokens; t++) {
             const part_i aj = pi_bcast(a + 32 * t + 4 * j);
-            dot[t] = dot_step(dot[t], w, aj);
+            dot[t] = dot_step(dot[t], step.w, aj);
             if (block32_is_split(type))
-                dot_low[t] = dot_step(dot_low[t], low, aj);
+                dot_low[t] = dot_step(dot_low[t], step.low, aj);
             if (block32_in_halves(type) && j == 3) {
                 first_half[t] = dot_value(dot[t]);
                 dot[t] = pi_zero();
@@ -159,9 +126,13 @@ OPS_INLINE void block32_by_weight(const enum ops_type type, const struct block32
     }
     OPS_UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        const part_i sum = block32_is_split(type)
-                               ? pi_madd16_add(dot_value(dot_low[t]), dot[t], pi_set1(0x00100010))
-                               : pi_add(first_half[t], dot_value(dot[t]));
+        part_i sum;
+        if (block32_is_split(type))
+            sum = pi_madd16_add(dot_value(dot_low[t]), dot[t], pi_set1(0x00100010));
+        else if (block32_in_halves(type))
+            sum = pi_add(first_half[t], dot_value(dot[t]));
+        else
+            sum = dot_value(dot[t]);
         block32_add(type, block, first + (unsigned)t, sum);
     }
 }
@@ -169,19 +140,19 @@ OPS_INLINE void block32_by_weight(const enum ops_type type, const struct block32
 OPS_INLINE void block32_part(const enum ops_type type, const struct block32 *block,
                              unsigned n_tokens)
 {
-    const unsigned at_once = block32_is_split(type) ? 4 : 8;
+    const unsigned most = block32_is_split(type) ? OPS_TOKENS_MAX / 2 : OPS_TOKENS_MAX;
+    struct block32_weights held[8];
     unsigned t = 0;
 
-    if (OPS_DOT_TOKENS_OUTER) {
-        block32_by_token(type, block, n_tokens);
-        return;
-    }
-    for (; t + at_once <= n_tokens; t += at_once)
-        block32_by_weight(type, block, t, (int)at_once);
+    OPS_UNROLL
+    for (int j = 0; OPS_WEIGHTS_HELD && j < 8; j++)
+        held[j] = block32_step(type, block, j);
+    for (; t + most <= n_tokens; t += most)
+        block32_tokens(type, block, held, t, (int)most);
     for (; t + 2 <= n_tokens; t += 2)
-        block32_by_weight(type, block, t, 2);
+        block32_tokens(type, block, held, t, 2);
     if (t < n_tokens)
-        block32_by_weight(type, block, t, 1);
+        block32_tokens(type, block, held, t, 1);
 }
 
 OPS_INLINE void block32_group(const enum ops_type type, const struct ops_matmul_work *work,

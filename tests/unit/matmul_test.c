@@ -3,7 +3,8 @@
  * denormals and bad rows. */
 #include "ops/isa.h"
 #include "ops/matmul.h"
-#include "tests/support/dequant.h"
+#include "tests/support/dequantize.h"
+#include "tests/support/random_weights.h"
 
 #include <float.h>
 #include <math.h>
@@ -58,7 +59,7 @@ static uint32_t cols_of(enum ops_type type)
 
 static void problem_pack(struct problem *problem)
 {
-    const size_t row_bytes = dequant_row_bytes(problem->type, problem->n_cols);
+    const size_t row_bytes = random_weights_row_bytes(problem->type, problem->n_cols);
     const size_t group_bytes = ops_matrix_group_bytes(problem->type, problem->n_cols);
 
     for (uint32_t row = 0; row < problem->n_rows; row += OPS_GROUP_ROWS) {
@@ -75,14 +76,14 @@ static void problem_init(struct problem *problem, enum ops_type type, uint32_t n
     const uint32_t n_cols = cols_of(type);
 
     *problem = (struct problem){.type = type, .n_rows = n_rows, .n_cols = n_cols};
-    problem->rows = malloc(n_rows * dequant_row_bytes(type, n_cols));
+    problem->rows = malloc(n_rows * random_weights_row_bytes(type, n_cols));
     problem->packed = aligned_alloc(64, ops_matrix_bytes(type, n_rows, n_cols));
     problem->x = malloc(MAX_TOKENS * n_cols * sizeof(float));
     assert_non_null(problem->rows);
     assert_non_null(problem->packed);
     assert_non_null(problem->x);
     assert_int_equal(ops_input_new(&problem->input, MAX_TOKENS, n_cols), 0);
-    dequant_random_rows(type, n_rows, n_cols, &seed, problem->rows);
+    random_weights_fill(type, n_rows, n_cols, &seed, problem->rows);
     problem_pack(problem);
     problem->matrix = (struct ops_matrix){type, n_rows, n_cols, problem->packed};
     for (size_t i = 0; i < MAX_TOKENS * (size_t)n_cols; i++)
@@ -186,55 +187,36 @@ static void same_bits_everywhere(void **state)
     }
 }
 
-/* The quantized activations of one block, as docs/design.md defines them. */
-struct quantized {
-    double d;
-    int q[256];
-};
-
-static void quantize(const float *x, int n, struct quantized *ret)
+/* A block of activations as docs/design.md defines it, in double precision. */
+static void quantize(const float *x, uint32_t n, double *ret)
 {
     float amax = 0.0f;
 
-    for (int i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++)
         amax = fmaxf(amax, fabsf(x[i]));
-    memset(ret, 0, sizeof(*ret));
+    memset(ret, 0, n * sizeof(*ret));
     if (amax < 0x1p-100f)
         return;
     const float inverse = 127.0f / amax, d = amax / 127.0f;
-    ret->d = d;
-    for (int i = 0; i < n; i++) {
-        const float q = rintf(x[i] * inverse);
-        ret->q[i] = (int)fminf(127.0f, fmaxf(-127.0f, q));
-    }
+    for (uint32_t i = 0; i < n; i++)
+        ret[i] = (double)d * (double)fminf(127.0f, fmaxf(-127.0f, rintf(x[i] * inverse)));
 }
 
 /* One value by the definition in double precision, and Σ|terms| for the tolerance. */
-static double define(const struct problem *problem, uint32_t row, const float *x, double *magnitude)
+static double define(const struct problem *problem, const double *w, const float *x,
+                     double *magnitude)
 {
-    const struct ops_type_info *info = ops_type_info(problem->type);
-    const uint8_t *at = problem->rows + row * dequant_row_bytes(problem->type, problem->n_cols);
-    double sum = 0.0;
+    const uint32_t len = ops_type_info(problem->type)->block_len;
+    double sum = 0.0, a[256];
 
     *magnitude = 0.0;
-    for (uint32_t b = 0; b < problem->n_cols / info->block_len; b++, at += info->block_bytes) {
-        struct dequant_block w;
-        struct quantized a;
-        dequant_block(problem->type, at, &w);
-        if (w.len == 1) {
-            sum += w.value * (double)x[b];
-            *magnitude += fabs(w.value * (double)x[b]);
-            continue;
-        }
-        quantize(x + b * info->block_len, w.len, &a);
-        long long product = 0, minimum = 0;
-        for (int i = 0; i < w.len; i++) {
-            product += (long long)w.scale[i / w.sub_len] * w.q[i] * a.q[i];
-            minimum += (long long)w.minimum[i / w.sub_len] * a.q[i];
-        }
-        const double term = w.d * a.d * (double)product, least = w.dmin * a.d * (double)minimum;
-        sum += term - least;
-        *magnitude += fabs(term) + fabs(least);
+    for (uint32_t i = 0; i < problem->n_cols; i++) {
+        if (len == 1)
+            a[0] = (double)x[i];
+        else if (i % len == 0)
+            quantize(x + i, len, a);
+        sum += w[i] * a[i % len];
+        *magnitude += fabs(w[i] * a[i % len]);
     }
     return sum;
 }
@@ -247,11 +229,14 @@ static void assert_defined(struct problem *problem)
     assert_non_null(y);
     assert_int_equal(ops_isa_select(NULL), 0);
     multiply(problem, pools[2], 0, MAX_TOKENS, y);
-    for (size_t t = 0; t < MAX_TOKENS; t++) {
-        for (uint32_t row = 0; row < n_rows; row++) {
+    for (uint32_t row = 0; row < n_rows; row++) {
+        static double w[1024];
+        const size_t row_bytes = random_weights_row_bytes(problem->type, problem->n_cols);
+        dequantize_row(problem->type, problem->rows + row * row_bytes, problem->n_cols, w);
+        for (size_t t = 0; t < MAX_TOKENS; t++) {
             double magnitude;
             const double expected =
-                define(problem, row, problem->x + t * problem->n_cols, &magnitude);
+                define(problem, w, problem->x + t * problem->n_cols, &magnitude);
             const double error = fabs((double)y[t * n_rows + row] - expected);
             /* 4 ulp of Σ|terms|; a denormal result may miss by the least float per term. */
             if (!(error <= 4 * (double)FLT_EPSILON * magnitude + problem->n_cols * 0x1p-149))
@@ -294,7 +279,7 @@ static void extremes(void **state)
             const struct ops_type_info *info = ops_type_info(all_types[i]);
             struct problem problem;
             problem_init(&problem, all_types[i], 17);
-            const size_t bytes = 17 * dequant_row_bytes(problem.type, problem.n_cols);
+            const size_t bytes = 17 * random_weights_row_bytes(problem.type, problem.n_cols);
             for (size_t b = 0; b < bytes; b += info->block_bytes) {
                 /* Keep the random f16 numbers: d, and m or dmin. */
                 uint8_t kept[256];
@@ -345,7 +330,7 @@ static void denormals_and_huge(void **state)
                     random_float() * sizes[(t + c / info->block_len) % 7];
         }
         if (all_types[i] == OPS_Q8_0 || all_types[i] == OPS_Q4_K || all_types[i] == OPS_F16) {
-            const size_t bytes = 20 * dequant_row_bytes(problem.type, problem.n_cols);
+            const size_t bytes = 20 * random_weights_row_bytes(problem.type, problem.n_cols);
             for (size_t b = 0; b < bytes; b += 3 * info->block_bytes) {
                 problem.rows[b] = (uint8_t)(1 + b % 7); /* a denormal f16 */
                 problem.rows[b + 1] = b % 2 ? 0x80 : 0;
@@ -369,11 +354,11 @@ static void padding_is_never_used(void **state)
         problem_init(&problem, all_types[i], 5);
         float *expected = reference(&problem);
         float *y = malloc(MAX_TOKENS * 5 * sizeof(float));
-        uint8_t *poisoned = malloc(16 * dequant_row_bytes(problem.type, problem.n_cols));
+        uint8_t *poisoned = malloc(16 * random_weights_row_bytes(problem.type, problem.n_cols));
         assert_non_null(y);
         assert_non_null(poisoned);
         /* Repack with 11 more rows of NaN scales in the lanes that pad. */
-        const size_t row_bytes = dequant_row_bytes(problem.type, problem.n_cols);
+        const size_t row_bytes = random_weights_row_bytes(problem.type, problem.n_cols);
         memset(poisoned, 0xff, 16 * row_bytes);
         memcpy(poisoned, problem.rows, 5 * row_bytes);
         ops_matrix_pack_group(problem.type, problem.n_cols, 16, poisoned, row_bytes,
@@ -477,9 +462,10 @@ static void rows_read_back(void **state)
         problem_init(&problem, all_types[i], N_ROWS);
         for (uint32_t r = 0; r < N_ROWS; r++) {
             ops_matrix_row(&problem.matrix, r, row);
-            dequant_row(problem.type,
-                        problem.rows + r * dequant_row_bytes(problem.type, problem.n_cols),
-                        problem.n_cols, expected);
+            dequantize_row(problem.type,
+                           problem.rows +
+                               r * random_weights_row_bytes(problem.type, problem.n_cols),
+                           problem.n_cols, expected);
             for (uint32_t c = 0; c < problem.n_cols; c++) {
                 const double bound = is_float(problem.type) ? 0.0 : 4.0 * 64 * 64 * 2 * 0x1p-22;
                 assert_true(fabs((double)row[c] - expected[c]) <= bound);

@@ -1,0 +1,160 @@
+/* Matrix products type by type: one token (decode) against the memory rate of the same run, many
+ * tokens (prefill) in billions of operations per second. Medians, interleaved.
+ *
+ * matmul_bench [TYPE …]; QUERN_ISA forces an instruction set, QUERN_THREADS the threads. */
+#include "ops/isa.h"
+#include "ops/matmul.h"
+#include "ops/probe.h"
+#include "tests/support/random_weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define N_COLS         1536u
+#define PREFILL_ROWS   8960u
+#define DECODE_BYTES   ((size_t)400 << 20)
+#define PREFILL_TOKENS 512u
+#define N_TIMES        5
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof(*values), by_value);
+    return values[n / 2];
+}
+
+static void *huge_alloc(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+struct bench {
+    struct ops_pool *pool;
+    struct ops_input *input;
+    float *x, *y;
+    uint8_t *packed;
+};
+
+/* Packs a few random rows again and again, so that every group is different memory. */
+static void fill(struct bench *bench, enum ops_type type, uint32_t n_rows)
+{
+    const size_t row_bytes = random_weights_row_bytes(type, N_COLS);
+    const size_t group_bytes = ops_matrix_group_bytes(type, N_COLS);
+    uint8_t *rows = malloc(OPS_GROUP_ROWS * row_bytes);
+    uint64_t state = 88172645463325252u;
+
+    if (!rows)
+        exit(1);
+    random_weights_fill(type, OPS_GROUP_ROWS, N_COLS, &state, rows);
+    ops_matrix_pack_group(type, N_COLS, OPS_GROUP_ROWS, rows, row_bytes, bench->packed);
+    for (uint32_t g = 1; g < n_rows / OPS_GROUP_ROWS; g++)
+        memcpy(bench->packed + g * group_bytes, bench->packed, group_bytes);
+    free(rows);
+}
+
+/* Seconds of one product of n_tokens tokens. */
+static double time_product(struct bench *bench, enum ops_type type, uint32_t n_rows,
+                           uint32_t n_tokens)
+{
+    const struct ops_matrix matrix = {type, n_rows, N_COLS, bench->packed};
+    const struct ops_matmul_job job = {&matrix, NULL, bench->y, n_rows, false};
+    const double start = now_s();
+
+    ops_input_set(bench->pool, bench->input, bench->x, N_COLS, n_tokens, N_COLS, &type, 1);
+    ops_matmul(bench->pool, bench->input, &job, 1);
+    return now_s() - start;
+}
+
+static void measure(struct bench *bench, enum ops_type type)
+{
+    double decode[N_TIMES], memory[N_TIMES], prefill[N_TIMES], batch[N_TIMES], ratio[N_TIMES];
+    const size_t group_bytes = ops_matrix_group_bytes(type, N_COLS);
+    const uint32_t n_rows = (uint32_t)(DECODE_BYTES / group_bytes) * OPS_GROUP_ROWS;
+    const double bytes = (double)(n_rows / OPS_GROUP_ROWS) * (double)group_bytes;
+    const double operations = 2.0 * N_COLS * PREFILL_ROWS;
+
+    fill(bench, type, n_rows);
+    time_product(bench, type, n_rows, 1);
+    for (int i = 0; i < N_TIMES; i++) {
+        memory[i] = ops_probe_read(bench->pool, bench->packed, DECODE_BYTES) * 1e-9;
+        double best = 1e9;
+        for (int pass = 0; pass < 5; pass++) {
+            const double s = time_product(bench, type, n_rows, 1);
+            best = s < best ? s : best;
+        }
+        decode[i] = bytes / best * 1e-9;
+        ratio[i] = decode[i] / memory[i];
+        prefill[i] = operations * PREFILL_TOKENS /
+                     time_product(bench, type, PREFILL_ROWS, PREFILL_TOKENS) * 1e-9;
+        batch[i] = operations * 16 / time_product(bench, type, PREFILL_ROWS, 16) * 1e-9;
+    }
+    printf(
+        "%-7s decode %6.1f GB/s of %6.1f (%3.0f %%)   16 rows %7.1f GOP/s   prefill %7.1f GOP/s\n",
+        ops_type_name(type), median(decode, N_TIMES), median(memory, N_TIMES),
+        100 * median(ratio, N_TIMES), median(batch, N_TIMES), median(prefill, N_TIMES));
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    static const enum ops_type types[] = {
+        OPS_F32,  OPS_F16,  OPS_BF16, OPS_Q8_0, OPS_Q4_0, OPS_Q4_1,   OPS_Q5_0,   OPS_Q5_1,
+        OPS_Q2_K, OPS_Q3_K, OPS_Q4_K, OPS_Q5_K, OPS_Q6_K, OPS_IQ4_NL, OPS_IQ4_XS,
+    };
+    const char *threads = getenv("QUERN_THREADS");
+    const struct ops_pool_options options = {.n_threads = threads ? (unsigned)atoi(threads) : 0};
+    struct bench bench = {0};
+
+    if (ops_isa_select(getenv("QUERN_ISA"))) {
+        fprintf(stderr, "matmul_bench: this machine cannot run QUERN_ISA=%s\n",
+                getenv("QUERN_ISA"));
+        return 77;
+    }
+    if (ops_pool_new(&bench.pool, &options) ||
+        ops_input_new(&bench.input, PREFILL_TOKENS, N_COLS)) {
+        fprintf(stderr, "matmul_bench: out of memory\n");
+        return 1;
+    }
+    bench.packed = huge_alloc(DECODE_BYTES);
+    bench.x = huge_alloc(PREFILL_TOKENS * N_COLS * sizeof(float));
+    /* Large enough for decode of the narrowest type and for prefill. */
+    bench.y =
+        huge_alloc((size_t)PREFILL_TOKENS * PREFILL_ROWS * sizeof(float) + ((size_t)16 << 20));
+    for (size_t i = 0; i < PREFILL_TOKENS * N_COLS; i++)
+        bench.x[i] = (float)(int)(i * 2654435761u >> 8 & 0xffff) / 32768.0f - 1.0f;
+    printf("%s, %u threads, %u inputs; fma %.1f GFLOP/s\n", ops_isa_name(ops_isa()),
+           ops_pool_n_threads(bench.pool), N_COLS, ops_probe_fma(bench.pool) * 1e-9);
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        bool wanted = argc < 2;
+        for (int a = 1; a < argc; a++)
+            wanted |= strcmp(argv[a], ops_type_name(types[i])) == 0;
+        if (wanted)
+            measure(&bench, types[i]);
+    }
+    ops_input_free(bench.input);
+    ops_pool_free(bench.pool);
+    return 0;
+}
