@@ -7,8 +7,8 @@
  * later time, and a full fence waits until it is empty. Each side loads only words of the other
  * (its own it knows), so no load is ever served from a buffer. This is x86-TSO.
  *
- * The client submits REQUESTS requests, each answered by TOKENS token events and a final one, and
- * both sides sleep whenever they find nothing to do. A doorbell to a full socket is dropped.
+ * The client submits REQUESTS requests, each answered by TOKENS token events and a final one (or, beyond
+ * REQUESTS_MAX in flight, by a final one alone), and both sides sleep whenever they find nothing to do. A doorbell to a full socket is dropped.
  *
  *   no lost wake-up, no deadlock    an invalid end state otherwise
  *   nothing lost or repeated        each side asserts the exact content of what it reads
@@ -28,6 +28,9 @@
 #endif
 #ifndef EVENT_ENTRIES
 #define EVENT_ENTRIES 2
+#endif
+#ifndef REQUESTS_MAX /* in flight; more than half of the ring and kept slots leave none for events */
+#define REQUESTS_MAX (EVENT_ENTRIES / 2)
 #endif
 #ifndef BUFFER /* depth of a store buffer */
 #define BUFFER 2
@@ -138,9 +141,11 @@ active proctype client()
 #endif
             slot = reply_memory[SLOT + read % EVENT_ENTRIES];
             assert(slot / 8 >= 1 && slot / 8 <= submitted);
-            assert(slot % 8 == next_event[slot / 8]); /* none lost, none twice, none after final */
+            /* None lost, none twice, none after the final one; a refusal is the final one alone. */
+            assert(slot % 8 == next_event[slot / 8] ||
+                   (slot % 8 == TOKENS && next_event[slot / 8] == 0));
             d_step {
-                next_event[slot / 8]++;
+                next_event[slot / 8] = slot % 8 + 1;
                 if :: slot % 8 == TOKENS -> finals++ :: else fi;
                 slot = 0
             }
@@ -250,13 +255,19 @@ active proctype service()
                 assert(slot == taken + 1); /* none lost, none twice */
                 taken++;
                 service_buffer!HEAD, taken;
-                d_step {
-                    moved_room = true;
-                    in_flight[slot] = true;
-                    n_in_flight++;
-                    worked = true;
-                    slot = 0
-                }
+                d_step { moved_room = true; worked = true };
+                if
+#ifdef M_TOO_MANY_IN_FLIGHT
+                :: true -> d_step { in_flight[slot] = true; n_in_flight++ }
+#else
+                :: n_in_flight < REQUESTS_MAX -> d_step { in_flight[slot] = true; n_in_flight++ }
+                :: else -> /* refused: answer_refused */
+                    service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(slot, TOKENS);
+                    service_buffer!TAIL, written + 1;
+                    d_step { written++; moved_records = true }
+#endif
+                fi;
+                slot = 0
             :: else -> held = true
             fi
         :: else

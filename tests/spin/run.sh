@@ -35,6 +35,7 @@ check() {
 }
 
 check 'the protocol' ok
+check 'two in flight, longer rings' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DSOCKET=2
 check 'the client vanishes' ok -DDISCONNECT=1
 check 'the service vanishes' ok -DDISCONNECT=2
 
@@ -52,13 +53,16 @@ check 'submission tail before its slot' 'assertion violated' -DM_TAIL_BEFORE_SLO
 check 'event tail before its slot' 'assertion violated' -DM_EVENT_TAIL_BEFORE_SLOT
 check 'slot given back before it is copied' 'assertion violated' -DM_HEAD_BEFORE_COPY
 check 'no slot kept for the final event' 'assertion violated' -DM_NO_FINAL_SLOT
+check 'kept slots fill the ring' 'invalid end state' -DM_TOO_MANY_IN_FLIGHT -DTOKENS=2
 check 'a final event twice' 'assertion violated' -DM_FINAL_TWICE
 
 if [ "${1:-}" = deep ]; then
     memory_mb=8000
     check 'deep: store buffers of 4' ok -DBUFFER=4
     check 'deep: two tokens each' ok -DTOKENS=2
-    check 'deep: longer rings, two doorbells' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DSOCKET=2
+    check 'deep: longer rings, three requests' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DREQUESTS=3
+    check 'deep: buffers of 4, the client vanishes' ok -DBUFFER=4 -DTOKENS=2 -DDISCONNECT=1
+    check 'deep: buffers of 4, the service vanishes' ok -DBUFFER=4 -DTOKENS=2 -DDISCONNECT=2
     check 'deep: three requests' ok -DREQUESTS=3
 fi
 exit $bad
