@@ -74,7 +74,7 @@ $(BUILD)/ops/arch/%_avx512.o: ISA := $(ISA_AVX512)
 $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check quick asan tsan fuzz bench model-check install uninstall format clean model tests
+.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check install uninstall format clean model tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -121,6 +121,9 @@ fuzzers: $(FUZZERS)
 bench: ## measure against the machine's bounds and, where PEER is set, llama.cpp
 	$(Q)$(MAKE) --no-print-directory all tools $(BENCHES)
 	$(Q)BUILD="$(BUILD)" sh tests/bench/run.sh
+
+bench-ring: $(BUILD)/tests/bench/ring_bench ## measure the ring: two cores, one core, unpinned
+	$(Q)$< 0 1 && $< 0 0 && $<
 
 model-check: deps ## check the ring's protocol model at larger sizes (minutes, up to 8 GB)
 	$(Q)sh tests/spin/run.sh deep
