@@ -79,7 +79,7 @@ fails "top-p out of range" 64 "$quern" generate --prompt a --top-p 2
 fails "id outside the vocabulary" 64 "$quern" generate --tokens 999999999
 fails "no id" 64 "$quern" generate --tokens 12,x
 fails "unknown model" 64 "$quern" generate --model other --prompt a
-fails "second service on the socket" 69 "$BUILD/quernd" --model "$work/toy.gguf" \
+fails "second service on the socket" 71 "$BUILD/quernd" --model "$work/toy.gguf" \
     --socket "$QUERN_SOCKET"
 equal "the service goes on" \
     "$("$quern" generate --prompt "The mill" --max-tokens 8 --temperature 0 --output ids)" "$one"

@@ -90,9 +90,14 @@ exec unshare --cgroup sh -ec '
         touch "$root/dev/$n"
         mount --bind "/dev/$n" "$root/dev/$n"
     done
-    mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/mnt"
+    mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/dev/mqueue" "$root/dev/hugepages" "$root/mnt"
+    mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+    ln -s pts/ptmx "$root/dev/ptmx"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     ln -s /proc/self/fd "$root/dev/fd"
+    ln -s fd/0 "$root/dev/stdin"
+    ln -s fd/1 "$root/dev/stdout"
+    ln -s fd/2 "$root/dev/stderr"
     hostname quern-test
     cd "$root"
     pivot_root . mnt

@@ -35,6 +35,11 @@ check "the socket starts" systemctl start quern.socket
 equal "the service waits for a client" "$(property ActiveState)" inactive
 check "the first connect starts it" quern status --wait
 equal "it is ready" "$(property ActiveState)/$(property SubState)" active/running
+if [ "$failures" != 0 ]; then
+    journalctl -b --no-pager -o cat -u quern.service -u quern.socket -n 60
+    echo "$failures failures, the rest not tried"
+    exit 1
+fi
 check "it answers" quern generate --prompt "list files" --max-tokens 8 --temperature 0
 one=$(quern generate --prompt "list files" --max-tokens 8 --temperature 0 --output ids)
 check "it runs without capabilities" grep -qx 'CapBnd:.0000000000000000' "/proc/$(property MainPID)/status"
