@@ -24,6 +24,7 @@ enum {
     LINGER_US = 300000,   /* for clients to read their last events when the service ends */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
+    EXIT_BAD_DATA = 65,
     EXIT_NO_INPUT = 66,
     EXIT_OURS = 70,
     EXIT_MACHINE = 71,
@@ -439,7 +440,9 @@ int service_run(const struct options *options)
     r = load(&s, why, sizeof why);
     if (r < 0 && !s.stop) {
         journal_log(JOURNAL_ERROR, NULL, "%s", why);
-        code = r == -ENOMEM ? EXIT_MACHINE : EXIT_NO_INPUT;
+        code = r == -ENOMEM                                     ? EXIT_MACHINE
+               : r == -EBADMSG || r == -ENOTSUP || r == -EINVAL ? EXIT_BAD_DATA
+                                                                : EXIT_NO_INPUT;
     } else {
         serve(&s);
         journal_log(JOURNAL_NOTICE, NULL, "stopping");
