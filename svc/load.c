@@ -110,6 +110,11 @@ static int make_scratch(struct engine *e, const struct model *model, size_t inpu
                         input_bytes_max);
 }
 
+static void say_image_done(int error, const char *sentence)
+{
+    journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
+}
+
 int engine_load(struct engine *engine, size_t input_bytes_max,
                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
                 size_t why_size)
@@ -121,6 +126,10 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                                     .memory_limit_bytes = o->memory_limit_bytes,
                                     .n_context = o->context,
                                     .kv_type = o->kv_type,
+                                    .image = o->image,
+                                    .cache_folder = o->cache_folder,
+                                    .store = o->store,
+                                    .image_done = say_image_done,
                                     .progress = progress,
                                     .progress_arg = arg};
     int r = model_load(&model, o->model, &options, e->pool, why, why_size);

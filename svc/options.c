@@ -22,6 +22,11 @@ const char options_help[] =
     "memory)\n"
     "  --sequences N            requests computed at once (default 16)\n"
     "  --huge-pages prefer|require|off\n"
+    "  --image auto|off|FILE    packed weights for the next start (default auto: beside the "
+    "model,\n"
+    "                           else in $CACHE_DIRECTORY; models above 64 MiB)\n"
+    "  --store auto|off|hugetlbfs|FOLDER\n"
+    "                           keep loaded weights over a restart (default auto: with systemd)\n"
     "  --memory-limit SIZE      what weights and cache may take together (K, M, G)\n"
     "  --token-gap-ms N         what a prompt may add between two tokens of others (default 100)\n"
     "  --queue N                requests that may wait (default 1024)\n"
@@ -45,6 +50,8 @@ enum option_id {
     OPT_KV_BYTES,
     OPT_SEQUENCES,
     OPT_HUGE_PAGES,
+    OPT_IMAGE,
+    OPT_STORE,
     OPT_MEMORY_LIMIT,
     OPT_TOKEN_GAP,
     OPT_QUEUE,
@@ -65,6 +72,8 @@ static const struct option long_options[] = {
     {"kv-bytes", required_argument, NULL, OPT_KV_BYTES},
     {"sequences", required_argument, NULL, OPT_SEQUENCES},
     {"huge-pages", required_argument, NULL, OPT_HUGE_PAGES},
+    {"image", required_argument, NULL, OPT_IMAGE},
+    {"store", required_argument, NULL, OPT_STORE},
     {"memory-limit", required_argument, NULL, OPT_MEMORY_LIMIT},
     {"token-gap-ms", required_argument, NULL, OPT_TOKEN_GAP},
     {"queue", required_argument, NULL, OPT_QUEUE},
@@ -179,6 +188,12 @@ static int parse_one(struct options *o, int id, const char *text, char *why, siz
         if (r == 0)
             o->huge_pages = (enum mm_huge_policy)word;
         break;
+    case OPT_IMAGE:
+        o->image = strcmp(text, "off") ? text : NULL;
+        break;
+    case OPT_STORE:
+        o->store = strcmp(text, "off") ? text : NULL;
+        break;
     case OPT_MEMORY_LIMIT:
         return parse_size(id, text, &o->memory_limit_bytes, why, why_size);
     case OPT_TOKEN_GAP:
@@ -213,6 +228,9 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
         .isa = getenv("QUERN_ISA"),
         .kv_type = OPS_KV_F16,
         .huge_pages = MM_HUGE_PREFER,
+        .image = "auto",
+        .cache_folder = getenv("CACHE_DIRECTORY"),
+        .store = "auto",
         .sequences = 16,
         .token_gap_ms = 100,
         .queue = 1024,

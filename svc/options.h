@@ -19,6 +19,9 @@ struct options {
     uint32_t context;   /* positions a sequence may have; 0: the smaller of the model's and 8,192 */
     enum ops_kv_type kv_type;
     enum mm_huge_policy huge_pages;
+    const char *image;             /* packed image: "auto", a path, or NULL: none */
+    const char *cache_folder;      /* for images that cannot lie beside the model; or NULL */
+    const char *store;             /* warm restarts: "auto", "hugetlbfs", a folder, or NULL: none */
     uint64_t memory_limit_bytes;   /* 0: what the machine has */
     uint64_t kv_bytes;             /* of the KV pool; 0: four contexts, a quarter of the memory */
     uint32_t sequences;            /* that run at once */

@@ -61,6 +61,7 @@ struct model_options {
     const char *image;        /* "auto": beside the model or in the cache folder; else its path */
     const char *cache_folder; /* for "auto", where beside the model is no place; or NULL */
     const char *store; /* "auto": systemd's; "hugetlbfs": a mount of it; else a folder on one */
+    void (*image_done)(int error, const char *sentence); /* or NULL; from a thread of its own */
 };
 
 /* Loads a GGUF file (single, or the first of a split set) into an arena, packing as it reads.

@@ -28,8 +28,9 @@ struct model_image_job {
     struct mm_image_key key;
     uint64_t content[2];
     struct mm_image_part part; /* the arena: read-only, and mapped until the job has ended */
-    int stop;                  /* atomic: set by the owner */
-    int done;                  /* atomic: notes are complete */
+    void (*done_fn)(int error, const char *sentence);
+    int stop; /* atomic: set by the owner */
+    int done; /* atomic: notes are complete */
     char notes[PATH_MAX + 256];
 };
 
@@ -60,8 +61,8 @@ static int begin_image(struct mm_image_writer **ret, const char *path,
                        const struct model_options *options, const struct model_weights *weights,
                        char *notes, size_t notes_size);
 static void start_job(struct model_residence *residence, const struct model_weights *weights,
-                      struct mm_image_writer *writer, const uint64_t content[2], char *notes,
-                      size_t notes_size);
+                      const struct model_options *options, struct mm_image_writer *writer,
+                      const uint64_t content[2], char *notes, size_t notes_size);
 
 void model_residence_find(struct model_residence *ret, struct model_weights *weights,
                           const struct gguf *gguf, const struct model_options *options, char *notes,
@@ -352,7 +353,7 @@ static int pack(struct model_residence *residence, struct model_weights *weights
     mm_why_add(notes, notes_size, "Weights packed from the model file, read by %s, on %s.", mode,
                mm_page_kind_name(weights->arena.kind));
     if (writer)
-        start_job(residence, weights, writer, content, notes, notes_size);
+        start_job(residence, weights, options, writer, content, notes, notes_size);
     return 0;
 
 free_writer:
@@ -363,25 +364,29 @@ free_writer:
 static void *write_image(void *arg)
 {
     struct model_image_job *job = arg;
-    if (mm_image_write(job->writer, &job->key, job->content, &job->part, 1, &job->stop, job->notes,
-                       sizeof job->notes) == 0)
+    int r = mm_image_write(job->writer, &job->key, job->content, &job->part, 1, &job->stop,
+                           job->notes, sizeof job->notes);
+    if (r == 0)
         snprintf(job->notes, sizeof job->notes,
                  "The packed image is written (%" PRIu64 " MiB): the next start needs no packing.",
                  job->part.length >> 20);
     mm_image_writer_free(job->writer);
+    if (job->done_fn && r != -ECANCELED)
+        job->done_fn(r, job->notes);
     __atomic_store_n(&job->done, 1, __ATOMIC_RELEASE); /* pairs with the load in _image_notes */
     return NULL;
 }
 
 /* Takes the writer. */
 static void start_job(struct model_residence *residence, const struct model_weights *weights,
-                      struct mm_image_writer *writer, const uint64_t content[2], char *notes,
-                      size_t notes_size)
+                      const struct model_options *options, struct mm_image_writer *writer,
+                      const uint64_t content[2], char *notes, size_t notes_size)
 {
     struct model_image_job *job = calloc(1, sizeof *job);
     int r = job ? 0 : -ENOMEM;
     if (job) {
         job->writer = writer;
+        job->done_fn = options->image_done;
         job->key = residence->key;
         job->content[0] = content[0];
         job->content[1] = content[1];

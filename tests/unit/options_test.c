@@ -30,7 +30,8 @@ static void takes_what_the_help_says(void **state)
     assert_int_equal(PARSE(&o, why, "--model", "m.gguf", "--socket=/tmp/s", "--threads", "3",
                            "--context", "4096", "--kv", "f32", "--huge-pages", "off",
                            "--memory-limit", "3G", "-v", "--verbose", "--kv-bytes", "512M",
-                           "--sequences", "4", "--token-gap-ms", "50"),
+                           "--sequences", "4", "--token-gap-ms", "50", "--image", "off", "--store",
+                           "hugetlbfs"),
                      0);
     assert_string_equal(o.model, "m.gguf");
     assert_string_equal(o.socket, "/tmp/s");
@@ -43,10 +44,14 @@ static void takes_what_the_help_says(void **state)
     assert_int_equal(o.sequences, 4);
     assert_int_equal(o.token_gap_ms, 50);
     assert_int_equal(o.verbose, 2);
+    assert_null(o.image);
+    assert_string_equal(o.store, "hugetlbfs");
 
     assert_int_equal(PARSE(&o, why, "--model", "m"), 0);
     assert_int_equal(o.threads, 0);
     assert_int_equal(o.kv_type, OPS_KV_F16);
+    assert_string_equal(o.image, "auto");
+    assert_string_equal(o.store, "auto");
     assert_int_equal(PARSE(&o, why, "--help"), 0);
     assert_true(o.help);
 }
