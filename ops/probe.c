@@ -16,10 +16,9 @@
 #define FMA_TASKS    8     /* a thread */
 
 static const struct ops_probe_kernels *const tables[OPS_N_ISA] = {
-    [OPS_ISA_SCALAR] = &ops_probe_kernels_scalar,
-    [OPS_ISA_AVX2] = &ops_probe_kernels_avx2,
-    [OPS_ISA_AVX512] = &ops_probe_kernels_avx512,
-    [OPS_ISA_AVX512VNNI] = &ops_probe_kernels_avx512,
+    [OPS_ISA_SCALAR] = &ops_probe_kernels_scalar, [OPS_ISA_AVX2] = &ops_probe_kernels_avx2,
+    [OPS_ISA_AVX512] = &ops_probe_kernels_avx512, [OPS_ISA_AVX512VNNI] = &ops_probe_kernels_avx512,
+    [OPS_ISA_AMX] = &ops_probe_kernels_avx512,
 };
 
 static volatile float kept; /* results go here, so that no loop is left out */
@@ -82,7 +81,7 @@ double ops_probe_fma(struct ops_pool *pool)
     for (int run = 0; run < FMA_RUNS; run++) {
         const double start = now_s();
         ops_pool_run(pool, n, 1, fma_task, NULL);
-        const double rate = (double)n * FMA_ROUNDS * OPS_PROBE_FMA_FLOPS / (now_s() - start);
+        const double rate = (double)n * FMA_ROUNDS * OPS_PROBE_FMAS * 16 * 2 / (now_s() - start);
         best = rate > best ? rate : best;
     }
     return best;

@@ -62,14 +62,40 @@ OPS_INLINE vec_f32 load_elements(const enum ops_kv_type type, const uint8_t *bas
     return vf_load_i8((const int8_t *)base + i);
 }
 
-/* Fetches line i of what the next job reads, (…, LANES), into the L2 cache: the L1 cache has too
- * few fill buffers to cover the latency of memory. */
-OPS_INLINE void fetch_line(const enum ops_kv_type type, const uint8_t *ahead, size_t i)
+/* What the next half of a block's work reads (after the keys its values, after the values the next
+ * block's keys), fetched meanwhile into the L2 cache: two pages of 2 · head_dim rows of LANES, in
+ * four runs at once. One run at a time would wait at the start of each 4 KiB for the processor's
+ * own prefetcher to follow, and the L1 cache has too few fill buffers to cover the latency. */
+#define FETCH_RUNS 4
+
+struct fetch {
+    const uint8_t *runs[FETCH_RUNS];
+};
+
+OPS_INLINE struct fetch fetch_of(const enum ops_kv_type type, uint32_t head_dim,
+                                 const uint8_t *page0, const uint8_t *page1)
 {
-    ahead += i * LANES * element_bytes(type);
-    __builtin_prefetch(ahead, 0, 2);
+    const size_t half = (size_t)head_dim * LANES * element_bytes(type);
+
+    return (struct fetch){{page0, page0 + half, page1, page1 + half}};
+}
+
+/* After n rows of work. */
+OPS_INLINE struct fetch fetch_after(const enum ops_kv_type type, struct fetch fetch, size_t n)
+{
+    for (int i = 0; i < FETCH_RUNS; i++)
+        fetch.runs[i] += n / FETCH_RUNS * LANES * element_bytes(type);
+    return fetch;
+}
+
+/* With row i of the work. */
+OPS_INLINE void fetch_row(const enum ops_kv_type type, const struct fetch *fetch, size_t i)
+{
+    const uint8_t *row = fetch->runs[i % FETCH_RUNS] + i / FETCH_RUNS * LANES * element_bytes(type);
+
+    __builtin_prefetch(row, 0, 2);
     if (type == OPS_KV_F32)
-        __builtin_prefetch(ahead + 64, 0, 2);
+        __builtin_prefetch(row + 64, 0, 2);
 }
 
 /* ---- scores: s[r][j * 16 + lane] = Σ q[r][d] key[d][lane], d ascending --------------------- */
@@ -79,12 +105,12 @@ struct scores_job {
     const uint8_t *keys;    /* at the first position: (…, head_dim, LANES) */
     const uint16_t *scales; /* Q8_0: of the first position of `keys` */
     float *scores;          /* row stride BLOCK */
-    const uint8_t *ahead;   /* fetched meanwhile: what the next job reads */
+    struct fetch fetch;
     uint32_t head_dim;
 };
 
 OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const int vecs,
-                            const struct scores_job *job)
+                            const int fetch, const struct scores_job *job)
 {
     const size_t head_dim = job->head_dim;
     const size_t step = type == OPS_KV_Q8_0 ? SCALE_LEN : head_dim;
@@ -113,7 +139,8 @@ OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const i
                 if (type == OPS_KV_Q8_0)
                     key[j] = vf_mul(key[j], scale[j]);
             }
-            fetch_line(type, job->ahead, d);
+            if (fetch)
+                fetch_row(type, &job->fetch, d);
             OPS_UNROLL
             for (int r = 0; r < rows; r++) {
                 const vec_f32 a = vf_set1(q[r * head_dim + d]);
@@ -134,18 +161,18 @@ OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const i
 /* ---- values: o[r][j * 16 + lane] += Σ p[r][i] value[i][lane], i ascending ------------------ */
 
 struct values_job {
-    const float *p;                     /* (rows, BLOCK) */
-    const uint8_t *values[BLOCK_PAGES]; /* each page's, at the first dimension: (…, page, lanes) */
-    const float *scales;                /* Q8_0: (BLOCK) of the tile's 32 dimensions */
-    float *out;                         /* row stride head_dim, at the first dimension */
-    const uint8_t *ahead[BLOCK_PAGES];  /* fetched meanwhile: what comes after each page */
+    const float *p;        /* (rows, BLOCK), at the page's first position */
+    const uint8_t *values; /* of a page, at the first dimension: (…, page, lanes) */
+    const float *scales;   /* Q8_0: (page) of the tile's 32 dimensions */
+    float *out;            /* row stride head_dim, at the first dimension */
+    struct fetch fetch;
     uint32_t head_dim;
     uint32_t lanes;      /* LANES, or 16 where the last dimensions are half as many */
-    uint32_t begin, end; /* positions of the block */
+    uint32_t begin, end; /* positions of the page */
 };
 
 OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const int vecs,
-                            const struct values_job *job)
+                            const int fetch, const struct values_job *job)
 {
     const size_t head_dim = job->head_dim, lanes = job->lanes;
     vec_f32 acc[NARROW_ROWS][WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
@@ -156,29 +183,23 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
         for (int j = 0; j < vecs; j++)
             acc[r][j] = vf_load(job->out + r * head_dim + 16 * j);
     }
-    for (size_t i = job->begin; i < job->end;) {
-        const uint8_t *values = job->values[i / OPS_KV_PAGE];
-        const uint8_t *ahead = job->ahead[i / OPS_KV_PAGE];
-        const size_t page_end = (i / OPS_KV_PAGE + 1) * OPS_KV_PAGE;
-        const size_t end = page_end < job->end ? page_end : job->end;
-        for (; i < end; i++) {
-            vec_f32 value[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+    for (size_t i = job->begin; i < job->end; i++) {
+        vec_f32 value[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
+        OPS_UNROLL
+        for (int j = 0; j < vecs; j++) {
+            value[j] = load_elements(type, job->values,
+                                     j / 2 * OPS_KV_PAGE * LANES + i * lanes + j % 2 * 16);
+            if (type == OPS_KV_Q8_0)
+                value[j] = vf_mul(value[j], vf_set1(job->scales[i]));
+        }
+        if (fetch)
+            fetch_row(type, &job->fetch, i);
+        OPS_UNROLL
+        for (int r = 0; r < rows; r++) {
+            const vec_f32 a = vf_set1(job->p[r * BLOCK + i]);
             OPS_UNROLL
-            for (int j = 0; j < vecs; j++) {
-                value[j] = load_elements(type, values,
-                                         j / 2 * OPS_KV_PAGE * LANES + i % OPS_KV_PAGE * lanes +
-                                             j % 2 * 16);
-                if (type == OPS_KV_Q8_0)
-                    value[j] = vf_mul(value[j], vf_set1(job->scales[i]));
-            }
-            fetch_line(type, ahead, i % OPS_KV_PAGE);
-            OPS_UNROLL
-            for (int r = 0; r < rows; r++) {
-                const vec_f32 a = vf_set1(job->p[r * BLOCK + i]);
-                OPS_UNROLL
-                for (int j = 0; j < vecs; j++)
-                    acc[r][j] = vf_fma(a, value[j], acc[r][j]);
-            }
+            for (int j = 0; j < vecs; j++)
+                acc[r][j] = vf_fma(a, value[j], acc[r][j]);
         }
     }
     OPS_UNROLL
@@ -192,7 +213,7 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
 /* One function per type and width, with a loop for each height. */
 #define TILE_CASE(tile, type, rows, vecs)                                                          \
     case rows:                                                                                     \
-        tile(type, rows, vecs, job);                                                               \
+        tile(type, rows, vecs, FETCH, job);                                                        \
         break;
 #define TILE_FUNCTION(name, tile, type, vecs)                                                      \
     static void name(uint32_t rows, const struct tile##_job *job)                                  \
@@ -208,6 +229,7 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
         }                                                                                          \
     }
 
+#define FETCH 1
 #if NARROW_ROWS > 6
 #define TILE_EXTRA(tile, type, vecs) TILE_CASE(tile, type, 7, vecs) TILE_CASE(tile, type, 8, vecs)
 #else
@@ -227,6 +249,8 @@ TILE_FUNCTION(values_one_f16, values, OPS_KV_F16, 1)
 #define values_one_f16 values_f16
 #endif
 #undef TILE_EXTRA
+#undef FETCH
+#define FETCH 0 /* from scratch, which lies in the cache */
 #define TILE_EXTRA(tile, type, vecs)
 #if WIDE_VECS > NARROW_VECS
 TILE_FUNCTION(scores_wide, scores, OPS_KV_F32, WIDE_VECS)
@@ -246,59 +270,50 @@ OPS_INLINE uint32_t tile_rows(uint32_t left, uint32_t most)
     return (left + n_tiles - 1) / n_tiles;
 }
 
-/* Scores of `rows` rows against one page (n_vecs vectors of it), `vecs` at a time. page->ahead is
- * what comes after the page. */
-static void page_scores(scores_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
-                        uint32_t n_vecs, size_t key_bytes, const struct scores_job *page)
+/* Scores of `rows` rows against one page (n_vecs vectors of it), `vecs` at a time. */
+OPS_INLINE void page_scores(scores_fn *fn, const enum ops_kv_type type, uint32_t vecs,
+                            uint32_t most_rows, uint32_t rows, uint32_t n_vecs,
+                            const struct scores_job *page)
 {
-    const size_t lanes_bytes = (size_t)page->head_dim * LANES * key_bytes;
+    const size_t bytes = element_bytes(type);
 
     for (uint32_t v = 0; v < n_vecs; v += vecs) {
         struct scores_job job = *page;
-        job.keys += v / 2 * lanes_bytes + v % 2 * 16 * key_bytes;
+        job.keys += ((size_t)v / 2 * page->head_dim * LANES + v % 2 * 16) * bytes;
         job.scales += 16 * v;
         job.scores += 16 * v;
-        if (v / 2 * 2 + 2 < n_vecs)
-            job.ahead = page->keys + (v / 2 + 1) * lanes_bytes;
+        job.fetch = fetch_after(type, page->fetch, (size_t)v / 2 * page->head_dim);
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
             fn(height, &job);
             job.q += (size_t)height * page->head_dim;
             job.scores += (size_t)height * BLOCK;
-            job.ahead = job.keys; /* once is enough */
         }
     }
 }
 
-/* Adds positions [begin, end) of the block for `rows` rows, `vecs` vectors of dimensions at a time
- * from dimension `first` on; returns the first dimension not done. block->ahead[0] is what comes
- * after the block. */
-static uint32_t block_values(values_fn *fn, uint32_t vecs, uint32_t most_rows, uint32_t rows,
-                             uint32_t first, size_t value_bytes, const struct values_job *block)
+/* Adds the positions page->begin … page->end - 1 of a page for `rows` rows, `vecs` vectors of
+ * dimensions at a time from dimension `first` on; returns the first dimension not done. */
+OPS_INLINE uint32_t page_values(values_fn *fn, const enum ops_kv_type type, uint32_t vecs,
+                                uint32_t most_rows, uint32_t rows, uint32_t first,
+                                const struct values_job *page)
 {
-    const size_t lanes_bytes = (size_t)OPS_KV_PAGE * LANES * value_bytes;
+    const size_t bytes = element_bytes(type);
     uint32_t dim = first;
 
-    for (; dim + 16 * vecs <= block->head_dim; dim += 16 * vecs) {
-        const uint32_t tile = dim / LANES;
-        struct values_job job = *block;
-        for (int page = 0; page < BLOCK_PAGES; page++) {
-            job.values[page] += tile * lanes_bytes + dim % LANES * value_bytes;
-            job.ahead[page] = block->values[(page + 1) % BLOCK_PAGES] + tile * lanes_bytes;
-        }
-        job.ahead[BLOCK_PAGES - 1] += lanes_bytes;
-        if ((tile + 1) * LANES >= block->head_dim)
-            job.ahead[BLOCK_PAGES - 1] = block->ahead[0];
-        job.lanes = (tile + 1) * LANES <= block->head_dim ? LANES : 16;
-        job.scales += (size_t)tile * BLOCK;
+    for (; dim + 16 * vecs <= page->head_dim; dim += 16 * vecs) {
+        const size_t tile = dim / LANES;
+        struct values_job job = *page;
+        job.values += (tile * OPS_KV_PAGE * LANES + dim % LANES) * bytes;
+        job.lanes = (tile + 1) * LANES <= page->head_dim ? LANES : 16;
+        job.scales += tile * BLOCK;
         job.out += dim;
+        job.fetch = fetch_after(type, page->fetch, tile * OPS_KV_PAGE);
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
             fn(height, &job);
             job.p += (size_t)height * BLOCK;
-            job.out += (size_t)height * block->head_dim;
-            for (int page = 0; page < BLOCK_PAGES; page++)
-                job.ahead[page] = job.values[page]; /* once is enough */
+            job.out += (size_t)height * page->head_dim;
         }
     }
     return dim;
@@ -418,41 +433,58 @@ static void load_value_scales(uint32_t head_dim, const struct block *block, floa
     }
 }
 
+/* How many of the first n positions of a block lie in its page `page`. */
+OPS_INLINE uint32_t page_part(uint32_t n, uint32_t page)
+{
+    const uint32_t before = page * OPS_KV_PAGE;
+
+    return n <= before ? 0 : n - before < OPS_KV_PAGE ? n - before : OPS_KV_PAGE;
+}
+
 /* A tile of one token: B is converted in registers. `next`: the block after this one, or this. */
 OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, values_fn *values,
                              values_fn *values_one, const struct ops_attention_tile *tile,
                              const struct block *block, const struct block *next, int first)
 {
     const uint32_t head_dim = tile->head_dim;
+    const uint32_t n_pages = (block->n_most - 1) / OPS_KV_PAGE + 1;
     struct ops_attention_scratch *s = tile->scratch;
-    struct values_job v = {.p = s->scores,
-                           .scales = s->scales,
-                           .out = s->out,
-                           .ahead = {next->heads[0]},
-                           .head_dim = head_dim,
-                           .end = block->n_most};
+    const uint8_t *value_pages[BLOCK_PAGES];
+    struct fetch fetch;
 
-    for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
-        const uint32_t n_vecs = (block->n_most - page * OPS_KV_PAGE + 15) / 16;
-        const struct scores_job job = {.q = s->q,
-                                       .keys = block->heads[page],
-                                       .scales = key_scales_of(head_dim, block->heads[page]),
-                                       .scores = s->scores + (size_t)page * OPS_KV_PAGE,
-                                       .ahead = page + 1 < BLOCK_PAGES
-                                                    ? block->heads[page + 1]
-                                                    : values_of(type, head_dim, block->heads[0]),
-                                       .head_dim = head_dim};
-        page_scores(scores, NARROW_VECS, NARROW_ROWS, tile->group,
-                    n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, element_bytes(type), &job);
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
+        value_pages[page] = values_of(type, head_dim, block->heads[page]);
+    fetch = fetch_of(type, head_dim, value_pages[0], value_pages[1]);
+    for (uint32_t page = 0; page < n_pages; page++) {
+        const struct scores_job job = {
+            .q = s->q,
+            .keys = block->heads[page],
+            .scales = key_scales_of(head_dim, block->heads[page]),
+            .scores = s->scores + (size_t)page * OPS_KV_PAGE,
+            .fetch = fetch_after(type, fetch, (size_t)page * 2 * head_dim),
+            .head_dim = head_dim,
+        };
+        page_scores(scores, type, NARROW_VECS, NARROW_ROWS, tile->group,
+                    (page_part(block->n_most, page) + 15) / 16, &job);
     }
     block_softmax(tile, block, first);
     if (type == OPS_KV_Q8_0)
         load_value_scales(head_dim, block, s->scales);
-    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
-        v.values[page] = values_of(type, head_dim, block->heads[page]);
-    const uint32_t done =
-        block_values(values, NARROW_VECS, NARROW_ROWS, tile->group, 0, element_bytes(type), &v);
-    block_values(values_one, 1, NARROW_ROWS, tile->group, done, element_bytes(type), &v);
+    fetch = fetch_of(type, head_dim, next->heads[0], next->heads[1]);
+    for (uint32_t page = 0; page < n_pages; page++) {
+        const struct values_job job = {
+            .p = s->scores + (size_t)page * OPS_KV_PAGE,
+            .values = value_pages[page],
+            .scales = s->scales + (size_t)page * OPS_KV_PAGE,
+            .out = s->out,
+            .fetch = fetch_after(type, fetch, (size_t)page * 2 * head_dim),
+            .head_dim = head_dim,
+            .end = page_part(block->n_most, page),
+        };
+        const uint32_t done =
+            page_values(values, type, NARROW_VECS, NARROW_ROWS, tile->group, 0, &job);
+        page_values(values_one, type, 1, NARROW_ROWS, tile->group, done, &job);
+    }
 }
 
 /* Keys and values of a block in float32: for F32 where they lie, else converted to scratch. */
@@ -498,9 +530,7 @@ static struct floats block_floats(const struct ops_attention_tile *tile, const s
         const uint8_t *head = block->heads[page];
         float *keys = tile->scratch->keys + page * page_len;
         float *values = tile->scratch->values + page * page_len;
-        const uint32_t before = page * OPS_KV_PAGE;
-        uint32_t n = block->n_most > before ? block->n_most - before : 0;
-        n = n < OPS_KV_PAGE ? n : OPS_KV_PAGE;
+        const uint32_t n = page_part(block->n_most, page);
         f.keys[page] = keys;
         f.values[page] = values;
         if (tile->type == OPS_KV_F32) {
@@ -515,6 +545,30 @@ static struct floats block_floats(const struct ops_attention_tile *tile, const s
     return f;
 }
 
+/* Adds the positions begin … end - 1 of the block for `rows` rows from row `row` on. */
+static void wide_values(const struct ops_attention_tile *tile, const struct floats *f, uint32_t row,
+                        uint32_t rows, uint32_t begin, uint32_t end, values_fn *fn, uint32_t vecs)
+{
+    struct ops_attention_scratch *s = tile->scratch;
+
+    for (uint32_t page = begin / OPS_KV_PAGE; page * OPS_KV_PAGE < end; page++) {
+        const uint32_t before = page * OPS_KV_PAGE;
+        const uint8_t *values = (const uint8_t *)f->values[page];
+        const struct values_job job = {.p = s->scores + (size_t)row * BLOCK + before,
+                                       .values = values,
+                                       .scales = s->scales,
+                                       .fetch = fetch_of(OPS_KV_F32, 0, values, values),
+                                       .out = s->out + (size_t)row * tile->head_dim,
+                                       .head_dim = tile->head_dim,
+                                       .begin = begin > before ? begin - before : 0,
+                                       .end = page_part(end, page)};
+        const uint32_t most = vecs == WIDE_VECS ? WIDE_ROWS : NARROW_ROWS;
+        uint32_t done = page_values(fn, OPS_KV_F32, vecs, most, rows, 0, &job);
+        done = page_values(values_f32, OPS_KV_F32, NARROW_VECS, NARROW_ROWS, rows, done, &job);
+        page_values(values_one_f32, OPS_KV_F32, 1, NARROW_ROWS, rows, done, &job);
+    }
+}
+
 /* A tile of several tokens: rows of all heads and tokens go through wide tiles together, up to
  * where the first token's sight ends; each token then adds the few positions it sees beyond. */
 static void wide_block(const struct ops_attention_tile *tile, const struct block *block, int first)
@@ -523,39 +577,23 @@ static void wide_block(const struct ops_attention_tile *tile, const struct block
     const uint32_t begin = block->first_token * group, rows = tile->n_tokens * group - begin;
     struct ops_attention_scratch *s = tile->scratch;
     const struct floats f = block_floats(tile, block);
-    struct values_job v = {.p = s->scores + (size_t)begin * BLOCK,
-                           .scales = s->scales,
-                           .out = s->out + (size_t)begin * head_dim,
-                           .head_dim = head_dim,
-                           .end = block->n_least};
 
     for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
-        const uint32_t n_vecs = (block->n_most - page * OPS_KV_PAGE + 15) / 16;
-        const struct scores_job job = {.q = s->q + (size_t)begin * head_dim,
-                                       .keys = (const uint8_t *)f.keys[page],
-                                       .scales = key_scales_of(head_dim, block->heads[page]),
-                                       .scores = s->scores + (size_t)begin * BLOCK +
-                                                 (size_t)page * OPS_KV_PAGE,
-                                       .ahead = (const uint8_t *)f.values[page],
-                                       .head_dim = head_dim};
-        page_scores(scores_wide, WIDE_VECS, WIDE_ROWS, rows,
-                    n_vecs < PAGE_VECS ? n_vecs : PAGE_VECS, sizeof(float), &job);
+        const struct scores_job job = {
+            .q = s->q + (size_t)begin * head_dim,
+            .keys = (const uint8_t *)f.keys[page],
+            .scales = key_scales_of(head_dim, block->heads[page]),
+            .scores = s->scores + (size_t)begin * BLOCK + (size_t)page * OPS_KV_PAGE,
+            .fetch = fetch_of(OPS_KV_F32, 0, block->heads[0], block->heads[0]),
+            .head_dim = head_dim};
+        page_scores(scores_wide, OPS_KV_F32, WIDE_VECS, WIDE_ROWS, rows,
+                    (page_part(block->n_most, page) + 15) / 16, &job);
     }
     block_softmax(tile, block, first);
-    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
-        v.values[page] = (const uint8_t *)f.values[page];
-    v.ahead[0] = v.values[0];
-    uint32_t done = block_values(values_wide, WIDE_VECS, WIDE_ROWS, rows, 0, sizeof(float), &v);
-    done = block_values(values_f32, NARROW_VECS, NARROW_ROWS, rows, done, sizeof(float), &v);
-    block_values(values_one_f32, 1, NARROW_ROWS, rows, done, sizeof(float), &v);
-    for (uint32_t t = block->first_token + 1; t < tile->n_tokens; t++) {
-        v.p = s->scores + (size_t)t * group * BLOCK;
-        v.out = s->out + (size_t)t * group * head_dim;
-        v.begin = block->n_least;
-        v.end = positions_seen(tile, t, block->base);
-        done = block_values(values_f32, NARROW_VECS, NARROW_ROWS, group, 0, sizeof(float), &v);
-        block_values(values_one_f32, 1, NARROW_ROWS, group, done, sizeof(float), &v);
-    }
+    wide_values(tile, &f, begin, rows, 0, block->n_least, values_wide, WIDE_VECS);
+    for (uint32_t t = block->first_token + 1; t < tile->n_tokens; t++)
+        wide_values(tile, &f, t * group, group, block->n_least,
+                    positions_seen(tile, t, block->base), values_f32, NARROW_VECS);
 }
 
 static void split(const struct ops_attention_tile *tile, uint32_t begin)

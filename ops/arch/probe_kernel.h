@@ -3,7 +3,12 @@
 #include "ops/arch/vec.h"
 
 #define FETCH_AHEAD 1024 /* bytes */
-#define CHAINS      12   /* of 16 lanes: hides the latency of fma on every set */
+/* Chains of 16 lanes: enough to hide the latency of fma, few enough for the registers. */
+#if defined(__AVX512F__)
+#define CHAINS OPS_PROBE_FMAS
+#else
+#define CHAINS (OPS_PROBE_FMAS / 2)
+#endif
 
 static uint32_t read_all(const uint8_t *data, size_t n)
 {
@@ -23,13 +28,16 @@ static uint32_t read_all(const uint8_t *data, size_t n)
 
 static float fma_chains(size_t n)
 {
+    /* Lanes that differ: a set of two halves would compute equal ones once. */
+    static const volatile float seed = 0.5f;
+    const float start[16] = {seed, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const vec_f32 a = vf_set1(0.999f), b = vf_set1(0.001f);
     vec_f32 acc[CHAINS], sum = vf_zero();
 
     OPS_UNROLL
     for (int j = 0; j < CHAINS; j++)
-        acc[j] = vf_set1((float)j);
-    for (size_t i = 0; i < n; i++) {
+        acc[j] = vf_add(vf_load(start), vf_set1((float)j));
+    for (size_t i = 0; i < n * (OPS_PROBE_FMAS / CHAINS); i++) {
         OPS_UNROLL
         for (int j = 0; j < CHAINS; j++)
             acc[j] = vf_fma(acc[j], a, b);

@@ -5,12 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define OPS_PROBE_FMA_FLOPS (2 * 16 * 12) /* operations of one round of `fma` */
+#define OPS_PROBE_FMAS 12 /* of 16 lanes in one round of `fma` */
 
 struct ops_probe_kernels {
     /* Reads n bytes (a multiple of 256); the result keeps the loads from being left out. */
     uint32_t (*read)(const uint8_t *data, size_t n);
-    /* 12 chains of n rounds. */
+    /* n rounds of OPS_PROBE_FMAS. */
     float (*fma)(size_t n);
 };
 
