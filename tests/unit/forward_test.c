@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#define SMALL "--d-model 64 --ff 160 --layers 2 --n-vocab 288 "
+#define SMALL "--d-model 64 --ff 96 --layers 2 --n-vocab 288 "
 
 /* Relative error of all logits of n tokens against double precision. */
 static double error_of(const char *path, enum ops_kv_type kv_type, uint32_t n)
@@ -63,9 +63,9 @@ static void test_error(void **state)
         char f32[300], f16[300];
         snprintf(f32, sizeof f32, "%s--type f32", arguments);
         snprintf(f16, sizeof f16, "%s--type f16", arguments);
-        check_error(f32, OPS_KV_F32, 150, 1e-5);
-        check_error(f32, OPS_KV_F16, 150, 1.5e-3);
-        check_error(f16, OPS_KV_F32, 150, 2e-3);
+        check_error(f32, OPS_KV_F32, 140, 1e-5);
+        check_error(f32, OPS_KV_F16, 80, 1.5e-3);
+        check_error(f16, OPS_KV_F32, 80, 2e-3);
     }
 }
 
@@ -95,7 +95,12 @@ static void test_error_of_peer(void **state)
 
 /* ---- the same bits ------------------------------------------------------------------------ */
 
+/* Longer than a chunk of 512; sanitizers make all of this ten times slower. */
+#ifdef QUERN_SANITIZE
+#define N_LONG 140
+#else
 #define N_LONG 600
+#endif
 
 static void compare_all(const char *arguments, enum ops_kv_type kv_type)
 {
@@ -110,6 +115,8 @@ static void compare_all(const char *arguments, enum ops_kv_type kv_type)
             continue;
         assert_int_equal(ops_isa_select(ops_isa_name(isa)), 0);
         for (unsigned n_threads = 1; n_threads <= 3; n_threads++) {
+            if (isa == OPS_ISA_SCALAR && n_threads == 2)
+                continue; /* slow, and its bits have been compared */
             struct toy toy;
             toy_open(&toy, path, n_threads, kv_type, N_LONG, 1, 512);
             bytes = (size_t)N_LONG * toy.n_vocab * sizeof *logits;
