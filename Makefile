@@ -72,6 +72,7 @@ ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-ve
 $(BUILD)/ops/arch/%_avx2.o: ISA := $(ISA_AVX2)
 $(BUILD)/ops/arch/%_avx512.o: ISA := $(ISA_AVX512)
 $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
+$(BUILD)/ops/arch/%_amx.o: ISA := $(ISA_AVX512) -mavx512vnni -mamx-tile -mamx-int8
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
 .PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check install uninstall format clean model tests

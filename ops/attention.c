@@ -27,6 +27,7 @@ static const struct ops_attention_kernels *const tables[OPS_N_ISA] = {
     [OPS_ISA_AVX2] = &ops_attention_kernels_avx2,
     [OPS_ISA_AVX512] = &ops_attention_kernels_avx512,
     [OPS_ISA_AVX512VNNI] = &ops_attention_kernels_avx512,
+    [OPS_ISA_AMX] = &ops_attention_kernels_avx512,
 };
 
 /* How one span of the running batch is cut. */

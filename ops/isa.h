@@ -6,9 +6,16 @@
 
 #include <stddef.h>
 
-enum ops_isa { OPS_ISA_SCALAR, OPS_ISA_AVX2, OPS_ISA_AVX512, OPS_ISA_AVX512VNNI, OPS_N_ISA };
+enum ops_isa {
+    OPS_ISA_SCALAR,
+    OPS_ISA_AVX2,
+    OPS_ISA_AVX512,
+    OPS_ISA_AVX512VNNI,
+    OPS_ISA_AMX,
+    OPS_N_ISA
+};
 
-/* Chooses the set: `name` is "scalar", "avx2", "avx512" or "avx512vnni", or NULL for the best.
+/* Chooses the set: `name` is "scalar", "avx2", "avx512", "avx512vnni" or "amx", or NULL for the best.
  * Returns 0; -EINVAL for an unknown name; -ENOTSUP for a set that this machine cannot run. May be
  * called again (tests do, between runs, with no kernel running). */
 int ops_isa_select(const char *name);

@@ -20,6 +20,7 @@ const struct ops_matmul_kernels *ops_matmul_kernels(void)
         [OPS_ISA_AVX2] = &ops_matmul_kernels_avx2,
         [OPS_ISA_AVX512] = &ops_matmul_kernels_avx512,
         [OPS_ISA_AVX512VNNI] = &ops_matmul_kernels_avx512vnni,
+        [OPS_ISA_AMX] = &ops_matmul_kernels_amx,
     };
     return tables[ops_isa()];
 }

@@ -20,6 +20,7 @@ static const struct ops_vector_kernels *const tables[OPS_N_ISA] = {
     [OPS_ISA_AVX2] = &ops_vector_kernels_avx2,
     [OPS_ISA_AVX512] = &ops_vector_kernels_avx512,
     [OPS_ISA_AVX512VNNI] = &ops_vector_kernels_avx512,
+    [OPS_ISA_AMX] = &ops_vector_kernels_avx512,
 };
 
 const struct ops_vector_kernels *ops_vector_kernels(void)

@@ -377,17 +377,3 @@ OPS_INLINE void block256_group(const enum ops_type type, const struct ops_matmul
             store_part(work, group, part, t, pf_load(acc[part][t]));
     }
 }
-
-#define BLOCK256_MULTIPLY(name, type)                                                              \
-    static void name(const struct ops_matmul_work *work)                                           \
-    {                                                                                              \
-        for (uint32_t g = 0; g < work->n_groups; g++)                                              \
-            block256_group(type, work, g);                                                         \
-    }
-BLOCK256_MULTIPLY(multiply_q2_k, OPS_Q2_K)
-BLOCK256_MULTIPLY(multiply_q3_k, OPS_Q3_K)
-BLOCK256_MULTIPLY(multiply_q4_k, OPS_Q4_K)
-BLOCK256_MULTIPLY(multiply_q5_k, OPS_Q5_K)
-BLOCK256_MULTIPLY(multiply_q6_k, OPS_Q6_K)
-BLOCK256_MULTIPLY(multiply_iq4_xs, OPS_IQ4_XS)
-#undef BLOCK256_MULTIPLY

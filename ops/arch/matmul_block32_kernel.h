@@ -189,17 +189,3 @@ OPS_INLINE void block32_group(const enum ops_type type, const struct ops_matmul_
             store_part(work, group, part, t, pf_load(acc[part][t]));
     }
 }
-
-#define BLOCK32_MULTIPLY(name, type)                                                               \
-    static void name(const struct ops_matmul_work *work)                                           \
-    {                                                                                              \
-        for (uint32_t g = 0; g < work->n_groups; g++)                                              \
-            block32_group(type, work, g);                                                          \
-    }
-BLOCK32_MULTIPLY(multiply_q4_0, OPS_Q4_0)
-BLOCK32_MULTIPLY(multiply_q4_1, OPS_Q4_1)
-BLOCK32_MULTIPLY(multiply_q5_0, OPS_Q5_0)
-BLOCK32_MULTIPLY(multiply_q5_1, OPS_Q5_1)
-BLOCK32_MULTIPLY(multiply_q8_0, OPS_Q8_0)
-BLOCK32_MULTIPLY(multiply_iq4_nl, OPS_IQ4_NL)
-#undef BLOCK32_MULTIPLY

@@ -71,7 +71,7 @@ struct ops_matmul_kernels {
 };
 
 extern const struct ops_matmul_kernels ops_matmul_kernels_scalar, ops_matmul_kernels_avx2,
-    ops_matmul_kernels_avx512, ops_matmul_kernels_avx512vnni;
+    ops_matmul_kernels_avx512, ops_matmul_kernels_avx512vnni, ops_matmul_kernels_amx;
 
 /* The table of the set in use. */
 const struct ops_matmul_kernels *ops_matmul_kernels(void);
