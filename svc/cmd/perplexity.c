@@ -1,12 +1,17 @@
-/* quernd perplexity: exp of the mean negative log probability that a model gives a text.
+/* quernd perplexity: exp of the mean negative log probability that a model gives a text, or the
+ * answers of a file of chats.
  *
  * The text is one sequence of tokens, read in windows that begin `stride` tokens apart. A window
  * begins with an empty cache; it scores the tokens that no window before it scored, and what comes
  * before them in the window is their context. Every token but the first is scored exactly once, and
- * all count alike, so that the sum over windows is token-weighted. */
+ * all count alike, so that the sum over windows is token-weighted.
+ *
+ * In a chat file each line is a request, a tab, and an answer. The tokens of the answers and the
+ * <|im_end|> after each are scored, given the prompt that the chat template makes of the request. */
 #include "svc/cmd/session.h"
 
 #include "ops/vector.h"
+#include "svc/text/chat.h"
 
 #include <errno.h>
 #include <math.h>
@@ -16,17 +21,19 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: quernd perplexity --model FILE --text FILE [options]\n"
+    "usage: quernd perplexity --model FILE --text FILE | --chat FILE [options]\n"
     "  --text FILE        UTF-8\n"
+    "  --chat FILE        lines of request, tab, answer: the answers are scored\n"
     "  --window N         tokens of a window (512)\n"
     "  --stride N         tokens between the beginnings of two windows (half a window)\n"
     "  --json             one line of JSON\n" CMD_OPTIONS_HELP;
 
-enum { OPT_TEXT = CMD_OPT_OWN, OPT_WINDOW, OPT_STRIDE, OPT_HELP };
+enum { OPT_TEXT = CMD_OPT_OWN, OPT_CHAT, OPT_WINDOW, OPT_STRIDE, OPT_HELP };
 
 static const struct option options[] = {
     CMD_OPTIONS,
     {"text", required_argument, NULL, OPT_TEXT},
+    {"chat", required_argument, NULL, OPT_CHAT},
     {"window", required_argument, NULL, OPT_WINDOW},
     {"stride", required_argument, NULL, OPT_STRIDE},
     {"help", no_argument, NULL, OPT_HELP},
@@ -42,7 +49,6 @@ enum {
 
 struct perplexity {
     uint64_t window, stride; /* 0: the default */
-    size_t text_bytes;
     uint32_t *tokens;
     size_t n_tokens;
     size_t n_scored;
@@ -144,32 +150,85 @@ static int run_windows(struct perplexity *p, struct cmd_session *session)
     return r;
 }
 
+/* The tokens of one line's chat; *ret_first is where the answer begins. 0 or an exit code. */
+static int encode_chat(struct perplexity *p, const struct text_tokenizer *tokenizer,
+                       const char *line, size_t size, size_t *ret_first)
+{
+    const char *tab = memchr(line, '\t', size);
+    if (!tab) {
+        fprintf(stderr, "quernd perplexity: a line of the chat file has no tab\n");
+        return CMD_BAD_DATA;
+    }
+    const size_t n_request = (size_t)(tab - line), n_answer = size - n_request - 1;
+    const struct text_message message = {{"user", 4}, {line, n_request}};
+    char why[256] = "";
+    size_t n_prompt, n;
+    int r = text_chat_encode(tokenizer, text_chat_family(tokenizer, NULL), &message, 1, true, true,
+                             p->tokens, p->window, &n_prompt, why, sizeof why);
+    if (r == 0)
+        r = text_encode(tokenizer, tab + 1, n_answer, false, p->tokens + n_prompt,
+                        p->window - n_prompt, &n);
+    if (r == 0 && n_prompt + n == p->window)
+        r = -ENOSPC;
+    if (r < 0) {
+        fprintf(stderr, "quernd perplexity: a chat cannot be encoded in a window of %llu: %s\n",
+                (unsigned long long)p->window, *why ? why : strerror(-r));
+        return CMD_BAD_DATA;
+    }
+    p->tokens[n_prompt + n] = text_tokenizer_ids(tokenizer)->im_end;
+    p->n_tokens = n_prompt + n + 1;
+    *ret_first = n_prompt;
+    return 0;
+}
+
+static int run_chats(struct perplexity *p, struct cmd_session *session, const char *text,
+                     size_t size)
+{
+    const struct text_tokenizer *tokenizer = model_tokenizer(session->model);
+    if (!tokenizer || text_tokenizer_ids(tokenizer)->im_end == TEXT_NO_ID) {
+        fprintf(stderr, "quernd perplexity: the model has no chat tokens\n");
+        return CMD_BAD_DATA;
+    }
+    float *logits = malloc((size_t)ROWS * model_shape(session->model)->n_vocab * sizeof *logits);
+    p->tokens = malloc(p->window * sizeof *p->tokens);
+    int r = logits && p->tokens ? 0 : CMD_OURS;
+    for (const char *line = text, *end = text + size; r == 0 && line < end;) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        size_t n = (size_t)((newline ? newline : end) - line), first;
+        r = encode_chat(p, tokenizer, line, n, &first);
+        if (r == 0)
+            r = score_window(p, session, 0, p->n_tokens, first, logits);
+        line += n + 1;
+    }
+    free(logits);
+    return r;
+}
+
 static void print(const struct perplexity *p, bool json)
 {
     const double nll = p->sum / (double)p->n_scored;
-    const double bits_per_byte = p->sum / log(2.0) / (double)p->text_bytes;
     if (json)
-        printf("{\"perplexity\": %.6f, \"nll\": %.8f, \"bits_per_byte\": %.6f, \"tokens\": %zu, "
-               "\"scored\": %zu, \"window\": %llu, \"stride\": %llu}\n",
-               exp(nll), nll, bits_per_byte, p->n_tokens, p->n_scored,
-               (unsigned long long)p->window, (unsigned long long)p->stride);
+        printf("{\"perplexity\": %.6f, \"nll\": %.8f, \"scored\": %zu, \"window\": %llu, "
+               "\"stride\": %llu}\n",
+               exp(nll), nll, p->n_scored, (unsigned long long)p->window,
+               (unsigned long long)p->stride);
     else
-        printf("perplexity %.4f over %zu of %zu tokens (windows of %llu, %llu apart; %.4f nats a "
-               "token, %.4f bits a byte)\n",
-               exp(nll), p->n_scored, p->n_tokens, (unsigned long long)p->window,
-               (unsigned long long)p->stride, nll, bits_per_byte);
+        printf("perplexity %.4f over %zu tokens (%.4f nats a token; windows of %llu, %llu apart)\n",
+               exp(nll), p->n_scored, nll, (unsigned long long)p->window,
+               (unsigned long long)p->stride);
 }
 
-static int run(struct perplexity *p, struct cmd_options *common, const char *text, size_t size)
+static int run(struct perplexity *p, struct cmd_options *common, const char *text, size_t size,
+               bool chats)
 {
     struct cmd_session session;
     common->n_context = (uint32_t)p->window;
     int r = cmd_session_open(&session, "perplexity", common);
     if (r)
         return r;
-    p->text_bytes = size;
-    r = tokenize(p, session.model, text, size);
-    if (!r)
+    if (chats)
+        r = run_chats(p, &session, text, size);
+    else if (!(r = tokenize(p, session.model, text, size)))
         r = run_windows(p, &session);
     if (!r)
         print(p, common->json);
@@ -183,10 +242,12 @@ int cmd_perplexity(int argc, char **argv)
     struct cmd_options common = {.kv_type = OPS_KV_F16};
     struct perplexity p = {0};
     const char *path = NULL;
+    bool chats = false;
     int c, r = 0;
     while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (c == OPT_TEXT) {
+        if (c == OPT_TEXT || c == OPT_CHAT) {
             path = optarg;
+            chats = c == OPT_CHAT;
         } else if (c == OPT_WINDOW) {
             r = cmd_number("perplexity", "window", optarg, 2, 1 << 20, &p.window);
         } else if (c == OPT_STRIDE) {
@@ -217,7 +278,7 @@ int cmd_perplexity(int argc, char **argv)
     r = read_text(path, &text, &size);
     if (r)
         return r;
-    r = run(&p, &common, text, size);
+    r = run(&p, &common, text, size, chats);
     free(text);
     return r;
 }

@@ -1,5 +1,6 @@
 /* quernd quantize IN OUT TYPE: a GGUF file with its matrices in another type. From F32, F16 or BF16
- * to F32, F16, BF16 or Q8_0; vectors (norms, biases) and a router stay as they are. */
+ * to any of these or Q8_0; from a quantized type to F32 (exact), F16 or BF16 only, since quantizing
+ * twice adds the errors up. Vectors (norms, biases) and a router stay as they are. */
 #define _GNU_SOURCE /* memmem */
 #include "svc/cmd/cmd.h"
 #include "svc/model/encode.h"
@@ -154,7 +155,8 @@ int cmd_quantize(int argc, char **argv)
     }
     for (size_t i = 0; r == 0 && i < gguf_n_tensors(gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor(gguf, i);
-        if (t->type == OPS_F32 || t->type == OPS_F16 || t->type == OPS_BF16)
+        const bool is_float = t->type == OPS_F32 || t->type == OPS_F16 || t->type == OPS_BF16;
+        if (is_float || (wanted != OPS_Q8_0 && ops_type_info(t->type)))
             continue;
         const char *name = ops_type_name(t->type);
         snprintf(why, sizeof why,
