@@ -320,6 +320,26 @@ int ipc_session_has_room(struct ipc_session *s, uint32_t n_events, uint32_t n_by
     return room_beside(s, s->n_in_flight, n_events, n_bytes);
 }
 
+/* Remembers that a post found no room. A caller may have armed the session before that, and for
+ * records only: then it is armed for room as well, and looked at again. 1: there is room after all;
+ * 0: parked; -EPROTO. */
+static int park(struct ipc_session *s, size_t n)
+{
+    s->parked = true;
+    if ((s->want.value & IPC_WANT_MASK) != 0) {
+        /* Fence A is inside; its other half is the client's fence B, after it moved its head. */
+        ipc_want_arm(&s->want, IPC_WANT_RECORDS | IPC_WANT_ROOM);
+        int r = room_beside(s, s->n_in_flight, 1, n);
+
+        if (r != 0)
+            return r;
+    }
+    s->parked_event_head = s->events.consumed;
+    s->parked_reply_head = s->bytes.consumed;
+    s->counters.parked++;
+    return 0;
+}
+
 int ipc_session_post(struct ipc_session *s, const struct ipc_event_record *event, const void *data,
                      size_t n)
 {
@@ -330,15 +350,10 @@ int ipc_session_post(struct ipc_session *s, const struct ipc_event_record *event
     if (n > IPC_DATA_MAX)
         return -EMSGSIZE;
     int r = room_beside(s, s->n_in_flight, 1, n);
-    if (r < 0)
-        return r;
-    if (r == 0) {
-        s->parked = true;
-        s->parked_event_head = s->events.consumed;
-        s->parked_reply_head = s->bytes.consumed;
-        s->counters.parked++;
-        return -EAGAIN;
-    }
+    if (r == 0)
+        r = park(s, n);
+    if (r <= 0)
+        return r < 0 ? r : -EAGAIN;
     put_event(s, event, data, (uint32_t)n);
     return 0;
 }
