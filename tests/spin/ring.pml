@@ -221,55 +221,149 @@ gone:
 
 /* ---- Service: the session, and an engine that steps each request by one event ------------------- */
 
+/* Takes one submission, if there is room to keep a slot for its final event. */
+inline take()
+{
+    tail = request_memory[TAIL];
+    assert(tail >= taken && tail - taken <= SUBMIT_ENTRIES);
+    if
+    :: tail > taken ->
+        consumed = request_memory[HEAD];
+#ifdef M_NO_FINAL_SLOT
+        if
+        :: true ->
+#else
+        if
+        :: EVENT_ENTRIES - (written - consumed) >= n_in_flight + 1 ->
+#endif
+            held = false;
+            slot = request_memory[SLOT + taken % SUBMIT_ENTRIES];
+            assert(slot == taken + 1); /* none lost, none twice */
+            taken++;
+            service_buffer!HEAD, taken;
+            d_step { moved_room = true; worked = true };
+            if
+#ifdef M_TOO_MANY_IN_FLIGHT
+            :: true -> d_step { in_flight[slot] = true; n_in_flight++ }
+#else
+            :: n_in_flight < REQUESTS_MAX -> d_step { in_flight[slot] = true; n_in_flight++ }
+            :: else -> /* refused: answer_refused */
+                service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(slot, TOKENS);
+                service_buffer!TAIL, written + 1;
+                d_step { written++; moved_records = true }
+#endif
+            fi;
+            slot = 0
+        :: else -> held = true
+        fi
+    :: else
+    fi
+}
+
+/* Slots that must be free for an event, in all. */
+#ifdef M_NO_FINAL_SLOT
+#define NEEDED 1
+#else
+#define NEEDED (n_in_flight + 1)
+#endif
+
+/* Posts the next token event of request i, or parks: ipc_session_post. */
+inline post()
+{
+    consumed = request_memory[HEAD];
+    assert(consumed <= written);
+    if
+    :: EVENT_ENTRIES - (written - consumed) < NEEDED ->
+        parked = true;
+#ifndef M_PARK_WHILE_ARMED
+        if
+        :: asleep -> /* armed before, and for records only: arm again, look again */
+            d_step { want = (want & 252) + STEP + RECORDS + ROOM };
+            service_buffer!WANTS, want;
+            len(service_buffer) == 0;
+            consumed = request_memory[HEAD];
+            if
+            :: EVENT_ENTRIES - (written - consumed) >= NEEDED -> parked = false
+            :: else
+            fi
+        :: else
+        fi;
+#endif
+        parked_head = consumed
+    :: else
+    fi;
+    if
+    :: !parked ->
+#ifdef M_EVENT_TAIL_BEFORE_SLOT
+        service_buffer!TAIL, written + 1;
+        service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, step[i]);
+#else
+        service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, step[i]);
+        service_buffer!TAIL, written + 1;
+#endif
+        d_step { written++; step[i]++; moved_records = true; worked = true }
+    :: else
+    fi
+}
+
+/* The final event of request i needs no look: its slot was kept. */
+inline finish()
+{
+    consumed = request_memory[HEAD];
+    assert(EVENT_ENTRIES - (written - consumed) >= 1);
+    service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, TOKENS);
+    service_buffer!TAIL, written + 1;
+    d_step {
+        written++;
+        moved_records = true;
+        worked = true;
+#ifndef M_FINAL_TWICE
+        in_flight[i] = false;
+        n_in_flight--
+#else
+        if :: i == 1 -> i = 1 :: else -> in_flight[i] = false; n_in_flight-- fi
+#endif
+    }
+}
+
 active proctype service()
 {
-    byte taken, written;             /* private indices */
-    byte step[REQUESTS + 1];         /* per request: the event to post next */
+    byte taken, written;     /* private indices */
+    byte step[REQUESTS + 1]; /* per request: the event to post next */
     bool in_flight[REQUESTS + 1];
     byte n_in_flight, i;
-    byte consumed;                   /* event_head as last looked at */
+    byte consumed; /* event_head as last looked at */
     byte parked_head;
     byte want, rung, word, slot, tail;
     bool moved_records, moved_room, parked, held, worked;
+    bool asleep; /* armed; the ring is not looked at before a doorbell, though work goes on */
 
     do
     :: client_gone -> break /* hang-up: noticed between two rounds, or in the sleep below */
     :: else ->
         SERVICE_MAY_VANISH;
         worked = false;
-        /* Take one submission, if there is room to keep a slot for its final event. */
-        tail = request_memory[TAIL];
-        assert(tail >= taken && tail - taken <= SUBMIT_ENTRIES);
         if
-        :: tail > taken ->
-            consumed = request_memory[HEAD];
-#ifdef M_NO_FINAL_SLOT
+        :: asleep && bell_to_service > 0 -> /* drained, disarmed: looked at again */
+            bell_to_service = 0;
+            d_step { asleep = false; want = want & 252 };
+            service_buffer!WANTS, want
+        :: else
+        fi;
+        if
+        :: !asleep ->
+            /* Poll: did the client read since something was parked? */
             if
-            :: true ->
-#else
-            if
-            :: EVENT_ENTRIES - (written - consumed) >= n_in_flight + 1 ->
-#endif
-                held = false;
-                slot = request_memory[SLOT + taken % SUBMIT_ENTRIES];
-                assert(slot == taken + 1); /* none lost, none twice */
-                taken++;
-                service_buffer!HEAD, taken;
-                d_step { moved_room = true; worked = true };
+            :: parked ->
+                consumed = request_memory[HEAD];
                 if
-#ifdef M_TOO_MANY_IN_FLIGHT
-                :: true -> d_step { in_flight[slot] = true; n_in_flight++ }
-#else
-                :: n_in_flight < REQUESTS_MAX -> d_step { in_flight[slot] = true; n_in_flight++ }
-                :: else -> /* refused: answer_refused */
-                    service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(slot, TOKENS);
-                    service_buffer!TAIL, written + 1;
-                    d_step { written++; moved_records = true }
-#endif
-                fi;
-                slot = 0
-            :: else -> held = true
-            fi
+                :: consumed != parked_head ->
+                    d_step { parked = false; parked_head = 0; worked = true }
+                :: else
+                fi
+            :: else
+            fi;
+            take()
         :: else
         fi;
         /* Step each request in flight by one event, unless parked. */
@@ -278,43 +372,8 @@ active proctype service()
         :: i > REQUESTS -> break
         :: else ->
             if
-            :: in_flight[i] && step[i] < TOKENS && !parked ->
-                consumed = request_memory[HEAD];
-                assert(consumed <= written);
-                if
-#ifdef M_NO_FINAL_SLOT
-                :: EVENT_ENTRIES - (written - consumed) >= 1 ->
-#else
-                :: EVENT_ENTRIES - (written - consumed) >= n_in_flight + 1 ->
-#endif
-#ifdef M_EVENT_TAIL_BEFORE_SLOT
-                    service_buffer!TAIL, written + 1;
-                    service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, step[i]);
-#else
-                    service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, step[i]);
-                    service_buffer!TAIL, written + 1;
-#endif
-                    d_step { written++; step[i]++; moved_records = true; worked = true }
-                :: else ->
-                    d_step { parked = true; parked_head = consumed }
-                fi
-            :: in_flight[i] && step[i] == TOKENS ->
-                /* The final event needs no look: its slot was kept. */
-                consumed = request_memory[HEAD];
-                assert(EVENT_ENTRIES - (written - consumed) >= 1);
-                service_buffer!(SLOT + written % EVENT_ENTRIES), EVENT(i, TOKENS);
-                service_buffer!TAIL, written + 1;
-                d_step {
-                    written++;
-                    moved_records = true;
-                    worked = true;
-#ifndef M_FINAL_TWICE
-                    in_flight[i] = false;
-                    n_in_flight--
-#else
-                    if :: i == 1 -> i = 1 :: else -> in_flight[i] = false; n_in_flight-- fi
-#endif
-                }
+            :: in_flight[i] && step[i] < TOKENS && !parked -> post()
+            :: in_flight[i] && step[i] == TOKENS -> finish()
             :: else
             fi;
             i++
@@ -336,21 +395,10 @@ active proctype service()
             d_step { moved_records = false; moved_room = false; word = 0 }
         :: else
         fi;
-        /* Poll: did the client read since something was parked? */
-        if
-        :: parked ->
-            consumed = request_memory[HEAD];
-            if
-            :: consumed != parked_head -> d_step { parked = false; parked_head = 0; worked = true }
-            :: else
-            fi
-        :: else
-        fi;
         if
         :: worked -> skip
-        :: else ->
-            /* Nothing to do: ipc_session_arm, then epoll_wait. Doorbells are drained by
-             * ipc_session_receive after the sleep, before the next look. */
+        :: !asleep -> /* also while work goes on: a ring that was quiet for a while is parked */
+            /* ipc_session_arm. */
             d_step {
 #ifdef M_PARK_WITHOUT_ROOM
                 want = (want & 252) + STEP + RECORDS
@@ -366,18 +414,19 @@ active proctype service()
             tail = request_memory[TAIL];
             consumed = request_memory[HEAD];
 #endif
-            SERVICE_MAY_VANISH;
             if
 #ifndef M_PARK_WITHOUT_LOOK
             :: tail > taken && (!held || EVENT_ENTRIES - (written - consumed) >= n_in_flight + 1)
                -> skip
             :: parked && consumed != parked_head -> skip
 #endif
-            :: else ->
-                if
-                :: bell_to_service > 0 -> bell_to_service = 0
-                :: client_gone -> break
-                fi
+            :: else -> asleep = true
+            fi
+        :: asleep && !worked -> /* epoll_wait */
+            SERVICE_MAY_VANISH;
+            if
+            :: bell_to_service > 0 -> skip
+            :: client_gone -> break
             fi
         fi;
         d_step { tail = 0; slot = 0 }

@@ -35,9 +35,9 @@ check() {
 }
 
 check 'the protocol' ok
-check 'two in flight, longer rings' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DSOCKET=2
-check 'the client vanishes' ok -DDISCONNECT=1
-check 'the service vanishes' ok -DDISCONNECT=2
+check 'more tokens than the ring has slots' ok -DREQUESTS=1 -DTOKENS=2
+check 'the client vanishes' ok -DDISCONNECT=1 -DREQUESTS=1 -DTOKENS=2
+check 'the service vanishes' ok -DDISCONNECT=2 -DREQUESTS=1 -DTOKENS=2
 
 check 'no fence A in the client' 'invalid end state' -DM_NO_FENCE_A_CLIENT
 check 'no fence B in the client' 'invalid end state' -DM_NO_FENCE_B_CLIENT
@@ -46,6 +46,7 @@ check 'no fence B in the service' 'invalid end state' -DM_NO_FENCE_B_SERVICE
 check 'look, then flag' 'invalid end state' -DM_LOOK_THEN_FLAG
 check 'park without a second look' 'invalid end state' -DM_PARK_WITHOUT_LOOK
 check 'park without asking for room' 'invalid end state' -DM_PARK_WITHOUT_ROOM
+check 'parked after arming, not armed for room' 'invalid end state' -DM_PARK_WHILE_ARMED -DREQUESTS=1 -DTOKENS=3
 check 'armings are not counted' 'invalid end state' -DM_NO_COUNT
 check 'doorbells drained after arming' 'invalid end state' -DM_DRAIN_AFTER_ARM
 check 'deaf to a hang-up' 'invalid end state' -DM_DEAF_TO_HANG_UP -DDISCONNECT=2
@@ -59,10 +60,10 @@ check 'a final event twice' 'assertion violated' -DM_FINAL_TWICE
 if [ "${1:-}" = deep ]; then
     memory_mb=8000
     check 'deep: store buffers of 4' ok -DBUFFER=4
-    check 'deep: two tokens each' ok -DTOKENS=2
-    check 'deep: longer rings, three requests' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DREQUESTS=3
-    check 'deep: buffers of 4, the client vanishes' ok -DBUFFER=4 -DTOKENS=2 -DDISCONNECT=1
-    check 'deep: buffers of 4, the service vanishes' ok -DBUFFER=4 -DTOKENS=2 -DDISCONNECT=2
-    check 'deep: three requests' ok -DREQUESTS=3
+    check 'deep: two in flight, longer rings' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DSOCKET=2
+    check 'deep: two requests, two tokens each' ok -DTOKENS=2
+    check 'deep: three tokens' ok -DREQUESTS=1 -DTOKENS=3 -DBUFFER=4
+    check 'deep: the client vanishes' ok -DDISCONNECT=1
+    check 'deep: the service vanishes' ok -DDISCONNECT=2
 fi
 exit $bad
