@@ -37,6 +37,19 @@ static size_t n_groups_of(const struct ops_matmul_job *job)
     return ((size_t)job->w->n_rows + OPS_GROUP_ROWS - 1) / OPS_GROUP_ROWS;
 }
 
+/* Tokens from `first` on that one call of a kernel takes. */
+static size_t n_tokens_at_once(const struct region *region, enum ops_type type, size_t first)
+{
+    const size_t left = ops_input_n_tokens(region->input) - first;
+    const size_t n_tiles = left / OPS_TILE_TOKENS;
+
+    if (!n_tiles)
+        return left;
+    if (!region->kernels->multiply_tiles[type])
+        return OPS_TILE_TOKENS;
+    return OPS_TILE_TOKENS * (n_tiles < OPS_TILES_MAX ? n_tiles : OPS_TILES_MAX);
+}
+
 /* Groups first … end of one job, all tokens. */
 static void multiply_groups(const struct region *region, const struct ops_matmul_job *job,
                             size_t first, size_t end)
@@ -45,28 +58,31 @@ static void multiply_groups(const struct region *region, const struct ops_matmul
     const size_t group_bytes = ops_matrix_group_bytes(w->type, w->n_cols);
     const size_t n_tokens = ops_input_n_tokens(region->input);
     const size_t in_panel = group_bytes < PANEL_BYTES ? PANEL_BYTES / group_bytes : 1;
-    size_t n;
+    size_t n_groups, n;
 
-    for (size_t g = first; g < end; g += n) {
+    for (size_t g = first; g < end; g += n_groups) {
         const size_t row = g * OPS_GROUP_ROWS;
-        struct ops_matmul_work work;
-        n = end - g < in_panel || n_tokens <= OPS_TILE_TOKENS ? end - g : in_panel;
-        for (size_t t = 0; t < n_tokens; t += OPS_TILE_TOKENS) {
-            const size_t left = n_tokens - t;
-            work = (struct ops_matmul_work){
+        n_groups = end - g < in_panel || n_tokens <= OPS_TILE_TOKENS ? end - g : in_panel;
+        for (size_t t = 0; t < n_tokens; t += n) {
+            n = n_tokens_at_once(region, w->type, t);
+            struct ops_matmul_work work = {
                 .groups = w->data + g * group_bytes,
                 .group_bytes = group_bytes,
-                .n_groups = (uint32_t)n,
+                .n_groups = (uint32_t)n_groups,
                 .n_rows = (uint32_t)(w->n_rows - row),
                 .n_cols = w->n_cols,
+                .n_tiles = (uint32_t)(n / OPS_TILE_TOKENS),
                 .y = job->y + t * job->y_stride + row,
                 .y_stride = job->y_stride,
                 .bias = job->bias ? job->bias + row : NULL,
                 .add = job->add,
             };
-            ops_input_tile(region->input, t,
-                           left < OPS_TILE_TOKENS ? (unsigned)left : OPS_TILE_TOKENS, &work.tile);
-            region->kernels->multiply[w->type](&work);
+            ops_input_tile(region->input, t, n < OPS_TILE_TOKENS ? (unsigned)n : OPS_TILE_TOKENS,
+                           &work.tile);
+            if (work.n_tiles && region->kernels->multiply_tiles[w->type])
+                region->kernels->multiply_tiles[w->type](&work);
+            else
+                region->kernels->multiply[w->type](&work);
         }
     }
 }

@@ -1,7 +1,7 @@
-/* Full tiles of 16 tokens on AMX: one TDPB… is 16 tokens × 16 rows × a run of inputs, exactly, in
+/* Full tiles of 16 tokens on AMX: one TDPBSSD is 16 tokens × 16 rows × a run of inputs, exactly, in
  * int32; scales and float sums follow as everywhere else, so that the bits are the same. The packed
- * layout is AMX's: a word of 16 rows is a row of the second operand. Fewer tokens take the
- * AVX-512 VNNI path. Part of ops/arch/matmul_kernel.h. */
+ * layout is AMX's: a word of 16 rows is a row of the second operand. Weights are made signed, once
+ * for all tiles of a call. Part of ops/arch/matmul_kernel.h. */
 
 /* Tile registers in two sets, so that a product runs while the one before is summed: 0 and 1 hold 16
  * tokens × a run of inputs, 2 and 3 the run's words × 16 rows, 4 and 5 the int32 products. */
@@ -35,45 +35,73 @@ typedef int32_t amx_sums[OPS_TILE_TOKENS][OPS_GROUP_ROWS];
 
 /* sums = the product of 16 tokens (32 bytes apart) and words of weights. The tile numbers are plain
  * literals, as the assembler wants; the compiler does not know that tile loads read memory. */
-#define AMX_PRODUCT(A, B, C, product, tokens, weights, sums)                                       \
+#define AMX_PRODUCT(A, B, C, tokens, weights, sums)                                                \
     do {                                                                                           \
-        const uint8_t *weights_ = (weights);                                                       \
         __asm__ volatile("" ::: "memory");                                                         \
         _tile_loadd(A, (tokens), 32);                                                              \
-        _tile_loadd(B, weights_, 64);                                                              \
+        _tile_loadd(B, (weights), 64);                                                             \
         _tile_zero(C);                                                                             \
-        product(C, A, B);                                                                          \
+        _tile_dpbssd(C, A, B);                                                                     \
         _tile_stored(C, (sums), 64);                                                               \
         __asm__ volatile("" ::: "memory");                                                         \
     } while (0)
 #define AMX_PRODUCT_0(...) AMX_PRODUCT(0, 2, 4, __VA_ARGS__)
 #define AMX_PRODUCT_1(...) AMX_PRODUCT(1, 3, 5, __VA_ARGS__)
 
-/* Weights of a block of 32 as signed words; Q8_0 is so already. */
-OPS_INLINE const uint8_t *amx_weights32(const enum ops_type type, const uint8_t *body,
-                                        uint8_t *scratch)
+/* The planes of tile k of a call: a full tile follows another at 16 tokens of each plane. */
+OPS_INLINE struct ops_tile amx_tile(const struct ops_matmul_work *work, uint32_t k)
 {
-    const int offset = type == OPS_Q4_0     ? 0x08080808
-                       : type == OPS_Q5_0   ? 0x10101010
-                       : type == OPS_IQ4_NL ? (int)0x80808080
-                                            : 0;
+    const size_t tokens = (size_t)k * OPS_TILE_TOKENS, n_cols = work->n_cols;
+    struct ops_tile tile = work->tile;
 
-    if (type == OPS_Q8_0)
-        return body;
+    tile.q32 += tokens * n_cols;
+    tile.d32 += tokens * (n_cols / 32);
+    tile.ds32 += tokens * (n_cols / 32);
+    tile.q256 += tokens * n_cols;
+    tile.d256 += tokens * (n_cols / 256);
+    tile.sums256 += tokens * (n_cols / 256) * OPS_SUMS256_PAIRS;
+    return tile;
+}
+
+typedef float amx_acc[OPS_TILE_TOKENS][OPS_GROUP_ROWS];
+
+OPS_INLINE void amx_store(const struct ops_matmul_work *work, uint32_t group, const amx_acc *acc)
+{
+    for (uint32_t k = 0; k < work->n_tiles; k++) {
+        for (unsigned t = 0; t < OPS_TILE_TOKENS; t++)
+            store_part(work, group, 0, k * OPS_TILE_TOKENS + t, pf_load(acc[k][t]));
+    }
+}
+
+/* ---- blocks of 32 ---- */
+
+#define AMX_RUN_BYTES ((size_t)512) /* 8 words of 16 rows */
+#define AMX_CHUNK     16u           /* blocks whose weights are made at a time: 8 KiB */
+
+/* What is taken off the unsigned weights of a block to make them signed bytes, four times. */
+OPS_INLINE int amx_offset32(const enum ops_type type)
+{
+    return type == OPS_Q4_0     ? 0x08080808
+           : type == OPS_Q5_0   ? 0x10101010
+           : type == OPS_IQ4_NL ? (int)0x80808080
+                                : 0;
+}
+
+OPS_INLINE void amx_weights32(const enum ops_type type, const uint8_t *body, uint8_t *to)
+{
     OPS_UNROLL
     for (int j = 0; j < 8; j++) {
         const part_i w = block32_load(type, body, j);
-        pi_store(scratch + 64 * j, offset ? _mm512_sub_epi8(w, _mm512_set1_epi32(offset)) : w);
+        pi_store(to + 64 * j, _mm512_sub_epi8(w, pi_set1(amx_offset32(type))));
     }
-    return scratch;
 }
 
-/* One block's sums into the float sums of 16 tokens. */
-OPS_INLINE void amx_add32(const enum ops_type type, const struct ops_matmul_work *work,
+/* One block's products into the float sums of 16 tokens. */
+OPS_INLINE void amx_add32(const enum ops_type type, const struct ops_tile *tile,
                           const uint8_t *halves, uint32_t b, const amx_sums sums, part_f *acc)
 {
-    const float *d_a = work->tile.d32 + (size_t)b * OPS_TILE_TOKENS;
-    const float *ds_a = work->tile.ds32 + (size_t)b * OPS_TILE_TOKENS;
+    const float *d_a = tile->d32 + (size_t)b * OPS_TILE_TOKENS;
+    const float *ds_a = tile->ds32 + (size_t)b * OPS_TILE_TOKENS;
     const part_f d = pf_load_f16(halves);
     const part_f m = pf_load_f16(halves + (block32_has_minimum(type) ? OPS_HALF_BYTES : 0));
 
@@ -85,58 +113,198 @@ OPS_INLINE void amx_add32(const enum ops_type type, const struct ops_matmul_work
     }
 }
 
-OPS_INLINE void amx_block32_group(const enum ops_type type, const struct ops_matmul_work *work,
-                                  uint32_t group)
+/* Blocks first … first + n (n > 0) of one tile; weights `apart` bytes from block to block. */
+OPS_INLINE void amx_blocks32(const enum ops_type type, const struct ops_tile *tile,
+                             const uint8_t *weights, size_t apart, const uint8_t *plane,
+                             uint32_t first, uint32_t n, float (*sums_of_tokens)[OPS_GROUP_ROWS])
+{
+    const size_t plane_bytes = ops_packing(type).halves * OPS_HALF_BYTES;
+    const int8_t *a = tile->q32 + (size_t)first * 32 * OPS_TILE_TOKENS;
+    amx_sums sums[2] __attribute__((aligned(64)));
+    part_f acc[OPS_TILE_TOKENS];
+    uint32_t i = 0;
+
+    plane += first * plane_bytes;
+    OPS_UNROLL
+    for (int t = 0; t < OPS_TILE_TOKENS; t++)
+        acc[t] = pf_load(sums_of_tokens[t]);
+    AMX_PRODUCT_0(a, weights, sums[0]);
+    for (; i + 1 < n; i += 2) {
+        a += 32 * OPS_TILE_TOKENS;
+        weights += apart;
+        AMX_PRODUCT_1(a, weights, sums[1]);
+        amx_add32(type, tile, plane + i * plane_bytes, first + i, sums[0], acc);
+        if (i + 2 < n) {
+            a += 32 * OPS_TILE_TOKENS;
+            weights += apart;
+            AMX_PRODUCT_0(a, weights, sums[0]);
+        }
+        amx_add32(type, tile, plane + (i + 1) * plane_bytes, first + i + 1, sums[1], acc);
+    }
+    if (i < n)
+        amx_add32(type, tile, plane + i * plane_bytes, first + i, sums[0], acc);
+    OPS_UNROLL
+    for (int t = 0; t < OPS_TILE_TOKENS; t++)
+        pf_store(sums_of_tokens[t], acc[t]);
+}
+
+OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_work *work,
+                            uint32_t group)
+{
+    const size_t body_bytes = ops_packing(type).words * OPS_WORD_BYTES;
+    const uint32_t n_blocks = work->n_cols / 32;
+    const uint8_t *body = work->groups + group * work->group_bytes;
+    const uint8_t *plane = body + n_blocks * body_bytes;
+    uint8_t made[AMX_CHUNK * AMX_RUN_BYTES] __attribute__((aligned(64)));
+    amx_acc acc[OPS_TILES_MAX] __attribute__((aligned(64)));
+    uint32_t n;
+
+    memset(acc, 0, work->n_tiles * sizeof(acc[0]));
+    for (uint32_t b = 0; b < n_blocks; b += n) {
+        const bool signed_already = type == OPS_Q8_0;
+        n = n_blocks - b < AMX_CHUNK ? n_blocks - b : AMX_CHUNK;
+        for (uint32_t i = 0; !signed_already && i < n; i++)
+            amx_weights32(type, body + (b + i) * body_bytes, made + i * AMX_RUN_BYTES);
+        for (uint32_t k = 0; k < work->n_tiles; k++) {
+            const struct ops_tile tile = amx_tile(work, k);
+            amx_blocks32(type, &tile, signed_already ? body + b * body_bytes : made, AMX_RUN_BYTES,
+                         plane, b, n, acc[k]);
+        }
+    }
+    amx_store(work, group, (const amx_acc *)acc);
+}
+
+/* ---- blocks of 256 ---- */
+
+/* What is taken off the unsigned weights: their offset, or the middle where that lets a product fit
+ * 16 bits (Q4_K: 8 · 127 · 32), which is given back by the sums. */
+OPS_INLINE int amx_offset256(const enum ops_type type)
+{
+    return type == OPS_Q3_K     ? 0x04040404
+           : type == OPS_Q4_K   ? 0x08080808
+           : type == OPS_Q6_K   ? 0x20202020
+           : type == OPS_IQ4_XS ? (int)0x80808080
+                                : 0;
+}
+
+/* Everything about a block that all tokens share. */
+struct amx_block256 {
+    struct block256 shared;
+    uint8_t weights[8 * AMX_RUN_BYTES] __attribute__((aligned(64)));
+    part_f d, dmin;
+};
+
+OPS_INLINE void amx_unpack256(const enum ops_type type, const uint8_t *body, const uint8_t *halves,
+                              struct amx_block256 *block)
+{
+    block256_unpack(type, body, halves, &block->shared);
+    block->d = pf_load_f16(halves);
+    block->dmin = pf_load_f16(halves + (block256_has_minimum(type) ? OPS_HALF_BYTES : 0));
+    for (int r = 0; r < 8; r++) {
+        OPS_UNROLL
+        for (int j = 0; j < 8; j++) {
+            const part_i w = block256_load(type, body, r, j);
+            pi_store(block->weights + (size_t)r * AMX_RUN_BYTES + 64 * j,
+                     _mm512_sub_epi8(w, pi_set1(amx_offset256(type))));
+        }
+    }
+}
+
+/* The products of sub-block s, or of run s, times its scale. */
+OPS_INLINE void amx_scale256(const enum ops_type type, const amx_sums sums, part_i scale,
+                             part_i *total)
+{
+    OPS_UNROLL
+    for (int t = 0; t < OPS_TILE_TOKENS; t++)
+        total[t] = block256_accumulate(type, total[t], pi_load(sums[t]), pi_zero(), scale);
+}
+
+/* Block b of one tile. */
+OPS_INLINE void amx_block256_tile(const enum ops_type type, const struct ops_tile *tile, uint32_t b,
+                                  const struct amx_block256 *block, float (*acc)[OPS_GROUP_ROWS])
+{
+    const int sub_len = block256_sub_len(type), n_subs = 256 / sub_len, n_pairs = n_subs / 2;
+    const size_t at = (size_t)b * OPS_TILE_TOKENS, sub_bytes = (size_t)sub_len * 16;
+    const int8_t *a = tile->q256 + 8 * at * 32;
+    const int32_t *sums_a = tile->sums256 + at * OPS_SUMS256_PAIRS + (n_pairs == 8 ? 0 : 8);
+    const part_i *scale = block->shared.scale;
+    amx_sums sums[2] __attribute__((aligned(64)));
+    part_i total[OPS_TILE_TOKENS];
+
+    OPS_UNROLL
+    for (int t = 0; t < OPS_TILE_TOKENS; t++)
+        total[t] = pi_zero();
+#define AMX_SUB_TOKENS(s)  (a + (s)*sub_len / 32 * 32 * OPS_TILE_TOKENS + (s)*sub_len % 32)
+#define AMX_SUB_WEIGHTS(s) (block->weights + (size_t)(s)*sub_bytes)
+    AMX_PRODUCT_0(AMX_SUB_TOKENS(0), AMX_SUB_WEIGHTS(0), sums[0]);
+    for (int s = 0; s < n_subs; s += 2) {
+        AMX_PRODUCT_1(AMX_SUB_TOKENS(s + 1), AMX_SUB_WEIGHTS(s + 1), sums[1]);
+        amx_scale256(type, sums[0], scale[s], total);
+        if (s + 2 < n_subs)
+            AMX_PRODUCT_0(AMX_SUB_TOKENS(s + 2), AMX_SUB_WEIGHTS(s + 2), sums[0]);
+        amx_scale256(type, sums[1], scale[s + 1], total);
+    }
+#undef AMX_SUB_TOKENS
+#undef AMX_SUB_WEIGHTS
+    OPS_UNROLL
+    for (int t = 0; t < OPS_TILE_TOKENS; t++) {
+        const part_f d_a = pf_bcast(tile->d256 + at + t);
+        const int32_t *pairs = sums_a + t * OPS_SUMS256_PAIRS;
+        part_f value = pf_load(acc[t]);
+        if (type == OPS_Q4_K) {
+            const part_i extra = block256_pairs(block->shared.scale_pairs, pairs, n_pairs);
+            total[t] = pi_add(total[t], pi_shl(extra, 3));
+        }
+        value = pf_fma(pf_of_i(total[t]), pf_mul(block->d, d_a), value);
+        if (block256_has_minimum(type)) {
+            const part_i m = block256_pairs(block->shared.minimum_pairs, pairs, n_pairs);
+            value = pf_fma(pf_of_i(pi_sub(pi_zero(), m)), pf_mul(block->dmin, d_a), value);
+        }
+        pf_store(acc[t], value);
+    }
+}
+
+OPS_INLINE void amx_group256(const enum ops_type type, const struct ops_matmul_work *work,
+                             uint32_t group)
 {
     const struct ops_packing packing = ops_packing(type);
     const size_t body_bytes = packing.words * OPS_WORD_BYTES;
     const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
-    const uint32_t n_blocks = work->n_cols / 32;
+    const uint32_t n_blocks = work->n_cols / 256;
     const uint8_t *body = work->groups + group * work->group_bytes;
     const uint8_t *plane = body + n_blocks * body_bytes;
-    const int8_t *a = work->tile.q32;
-    amx_sums sums[2] __attribute__((aligned(64)));
-    uint8_t scratch[2][512] __attribute__((aligned(64)));
-    part_f acc[OPS_TILE_TOKENS];
-    uint32_t b = 0;
+    amx_acc acc[OPS_TILES_MAX] __attribute__((aligned(64)));
 
-    if (work->tile.n_tokens < OPS_TILE_TOKENS) {
-        block32_group(type, work, group);
-        return;
+    memset(acc, 0, work->n_tiles * sizeof(acc[0]));
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        struct amx_block256 block;
+        amx_unpack256(type, body + b * body_bytes, plane + b * plane_bytes, &block);
+        for (uint32_t k = 0; k < work->n_tiles; k++) {
+            const struct ops_tile tile = amx_tile(work, k);
+            amx_block256_tile(type, &tile, b, &block, acc[k]);
+        }
     }
-    OPS_UNROLL
-    for (int t = 0; t < OPS_TILE_TOKENS; t++)
-        acc[t] = pf_zero();
-    AMX_PRODUCT_0(_tile_dpbssd, a, amx_weights32(type, body, scratch[0]), sums[0]);
-    for (; b + 2 < n_blocks; b += 2) {
-        body += body_bytes;
-        a += 32 * OPS_TILE_TOKENS;
-        AMX_PRODUCT_1(_tile_dpbssd, a, amx_weights32(type, body, scratch[1]), sums[1]);
-        amx_add32(type, work, plane + b * plane_bytes, b, sums[0], acc);
-        body += body_bytes;
-        a += 32 * OPS_TILE_TOKENS;
-        AMX_PRODUCT_0(_tile_dpbssd, a, amx_weights32(type, body, scratch[0]), sums[0]);
-        amx_add32(type, work, plane + (b + 1) * plane_bytes, b + 1, sums[1], acc);
-    }
-    if (b + 1 < n_blocks) {
-        body += body_bytes;
-        a += 32 * OPS_TILE_TOKENS;
-        AMX_PRODUCT_1(_tile_dpbssd, a, amx_weights32(type, body, scratch[1]), sums[1]);
-    }
-    amx_add32(type, work, plane + b * plane_bytes, b, sums[0], acc);
-    if (b + 1 < n_blocks)
-        amx_add32(type, work, plane + (b + 1) * plane_bytes, b + 1, sums[1], acc);
-    OPS_UNROLL
-    for (int t = 0; t < OPS_TILE_TOKENS; t++)
-        store_part(work, group, 0, (unsigned)t, acc[t]);
+    amx_store(work, group, (const amx_acc *)acc);
 }
 
-#define MULTIPLY_BEGIN(work)                                                                       \
-    const bool tiles = (work)->tile.n_tokens == OPS_TILE_TOKENS;                                   \
-    if (tiles)                                                                                     \
-    amx_begin(32)
-#define MULTIPLY_END(work)                                                                         \
-    if (tiles)                                                                                     \
-    _tile_release()
-#define MULTIPLY_BLOCK32  amx_block32_group
-#define MULTIPLY_BLOCK256 block256_group
+#define AMX_MULTIPLY(name, group_function, run_len, type)                                          \
+    static void name(const struct ops_matmul_work *work)                                           \
+    {                                                                                              \
+        amx_begin(run_len);                                                                        \
+        for (uint32_t g = 0; g < work->n_groups; g++)                                              \
+            group_function(type, work, g);                                                         \
+        _tile_release();                                                                           \
+    }
+AMX_MULTIPLY(amx_multiply_q4_0, amx_group32, 32, OPS_Q4_0)
+AMX_MULTIPLY(amx_multiply_q4_1, amx_group32, 32, OPS_Q4_1)
+AMX_MULTIPLY(amx_multiply_q5_0, amx_group32, 32, OPS_Q5_0)
+AMX_MULTIPLY(amx_multiply_q5_1, amx_group32, 32, OPS_Q5_1)
+AMX_MULTIPLY(amx_multiply_q8_0, amx_group32, 32, OPS_Q8_0)
+AMX_MULTIPLY(amx_multiply_iq4_nl, amx_group32, 32, OPS_IQ4_NL)
+AMX_MULTIPLY(amx_multiply_q2_k, amx_group256, 16, OPS_Q2_K)
+AMX_MULTIPLY(amx_multiply_q3_k, amx_group256, 16, OPS_Q3_K)
+AMX_MULTIPLY(amx_multiply_q4_k, amx_group256, 32, OPS_Q4_K)
+AMX_MULTIPLY(amx_multiply_q5_k, amx_group256, 32, OPS_Q5_K)
+AMX_MULTIPLY(amx_multiply_q6_k, amx_group256, 16, OPS_Q6_K)
+AMX_MULTIPLY(amx_multiply_iq4_xs, amx_group256, 32, OPS_IQ4_XS)
+#undef AMX_MULTIPLY

@@ -38,35 +38,28 @@ OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, i
 
 #include "ops/arch/matmul_block256_kernel.h"
 
-#ifdef __AMX_INT8__
-#include "ops/arch/matmul_amx_kernel.h"
-#else
-#define MULTIPLY_BEGIN(work)
-#define MULTIPLY_END(work)
-#define MULTIPLY_BLOCK32  block32_group
-#define MULTIPLY_BLOCK256 block256_group
-#endif
-
 #define MULTIPLY(name, group_function, type)                                                       \
     static void name(const struct ops_matmul_work *work)                                           \
     {                                                                                              \
-        MULTIPLY_BEGIN(work);                                                                      \
         for (uint32_t g = 0; g < work->n_groups; g++)                                              \
             group_function(type, work, g);                                                         \
-        MULTIPLY_END(work);                                                                        \
     }
-MULTIPLY(multiply_q4_0, MULTIPLY_BLOCK32, OPS_Q4_0)
-MULTIPLY(multiply_q4_1, MULTIPLY_BLOCK32, OPS_Q4_1)
-MULTIPLY(multiply_q5_0, MULTIPLY_BLOCK32, OPS_Q5_0)
-MULTIPLY(multiply_q5_1, MULTIPLY_BLOCK32, OPS_Q5_1)
-MULTIPLY(multiply_q8_0, MULTIPLY_BLOCK32, OPS_Q8_0)
-MULTIPLY(multiply_iq4_nl, MULTIPLY_BLOCK32, OPS_IQ4_NL)
-MULTIPLY(multiply_q2_k, MULTIPLY_BLOCK256, OPS_Q2_K)
-MULTIPLY(multiply_q3_k, MULTIPLY_BLOCK256, OPS_Q3_K)
-MULTIPLY(multiply_q4_k, MULTIPLY_BLOCK256, OPS_Q4_K)
-MULTIPLY(multiply_q5_k, MULTIPLY_BLOCK256, OPS_Q5_K)
-MULTIPLY(multiply_q6_k, MULTIPLY_BLOCK256, OPS_Q6_K)
-MULTIPLY(multiply_iq4_xs, MULTIPLY_BLOCK256, OPS_IQ4_XS)
+MULTIPLY(multiply_q4_0, block32_group, OPS_Q4_0)
+MULTIPLY(multiply_q4_1, block32_group, OPS_Q4_1)
+MULTIPLY(multiply_q5_0, block32_group, OPS_Q5_0)
+MULTIPLY(multiply_q5_1, block32_group, OPS_Q5_1)
+MULTIPLY(multiply_q8_0, block32_group, OPS_Q8_0)
+MULTIPLY(multiply_iq4_nl, block32_group, OPS_IQ4_NL)
+MULTIPLY(multiply_q2_k, block256_group, OPS_Q2_K)
+MULTIPLY(multiply_q3_k, block256_group, OPS_Q3_K)
+MULTIPLY(multiply_q4_k, block256_group, OPS_Q4_K)
+MULTIPLY(multiply_q5_k, block256_group, OPS_Q5_K)
+MULTIPLY(multiply_q6_k, block256_group, OPS_Q6_K)
+MULTIPLY(multiply_iq4_xs, block256_group, OPS_IQ4_XS)
+
+#ifdef __AMX_INT8__
+#include "ops/arch/matmul_amx_kernel.h"
+#endif
 
 #include "ops/arch/quantize_kernel.h"
 
@@ -89,6 +82,23 @@ const struct ops_matmul_kernels OPS_SET_NAME(ops_matmul_kernels) = {
             [OPS_Q6_K] = multiply_q6_k,
             [OPS_IQ4_XS] = multiply_iq4_xs,
         },
+#ifdef __AMX_INT8__
+    .multiply_tiles =
+        {
+            [OPS_Q4_0] = amx_multiply_q4_0,
+            [OPS_Q4_1] = amx_multiply_q4_1,
+            [OPS_Q5_0] = amx_multiply_q5_0,
+            [OPS_Q5_1] = amx_multiply_q5_1,
+            [OPS_Q8_0] = amx_multiply_q8_0,
+            [OPS_IQ4_NL] = amx_multiply_iq4_nl,
+            [OPS_Q2_K] = amx_multiply_q2_k,
+            [OPS_Q3_K] = amx_multiply_q3_k,
+            [OPS_Q4_K] = amx_multiply_q4_k,
+            [OPS_Q5_K] = amx_multiply_q5_k,
+            [OPS_Q6_K] = amx_multiply_q6_k,
+            [OPS_IQ4_XS] = amx_multiply_iq4_xs,
+        },
+#endif
     .finite = finite_row,
     .quantize32 = quantize32,
     .quantize256 = quantize256,

@@ -37,15 +37,19 @@ struct ops_tile {
 
 #define OPS_SUMS256_PAIRS 12
 
-/* Some groups of a matrix times one tile. */
+/* Full tiles to one call of multiply_tiles at most. */
+#define OPS_TILES_MAX 8
+
+/* Some groups of a matrix times one tile, or several that follow one another. */
 struct ops_matmul_work {
     const uint8_t *groups; /* the first packed group */
     size_t group_bytes;
     uint32_t n_groups;
     uint32_t n_rows; /* valid rows from the first group on, ≤ 16 n_groups */
     uint32_t n_cols;
-    struct ops_tile tile;
-    float *y; /* first token of the tile, first row of the first group */
+    struct ops_tile tile; /* the first */
+    uint32_t n_tiles;     /* multiply_tiles only: all full, 1 … OPS_TILES_MAX */
+    float *y;             /* first token of the tile, first row of the first group */
     size_t y_stride;
     const float *bias; /* of the first row, or NULL */
     bool add;
@@ -63,6 +67,8 @@ struct ops_quantized {
 
 struct ops_matmul_kernels {
     void (*multiply[OPS_BF16 + 1])(const struct ops_matmul_work *work); /* by enum ops_type */
+    /* Where the set has something better for full tiles, else NULL. */
+    void (*multiply_tiles[OPS_BF16 + 1])(const struct ops_matmul_work *work);
     /* Whether all n values are finite. */
     bool (*finite)(const float *x, size_t n);
     /* n a multiple of 32 or 256; x NULL stands for zeros. */
