@@ -310,7 +310,7 @@ static void serve(struct service *s)
             ring_clients(s);
             continue;
         }
-        if (!arm_clients(s))
+        if (s->stop || !arm_clients(s))
             continue;
         if (!s->readiness.armed)
             look(s, sleep_ms(s, -1));
