@@ -48,6 +48,10 @@ class Client:
         self.reply = mmap.mmap(fds[1], reply_size, prot=mmap.PROT_READ)
         for fd in fds:
             os.close(fd)
+        # Words go through views of 64 bits: struct's "<Q" moves byte by byte, and the other side
+        # would see an index half written.
+        self.request_words = memoryview(self.request).cast("Q")
+        self.reply_words = memoryview(self.reply).cast("Q")
         self.submitted = self.read = self.bytes_read = self.last_id = 0
 
     def doorbell(self):
@@ -57,10 +61,10 @@ class Client:
             pass
 
     def store(self, offset, value):
-        struct.pack_into("<Q", self.request, offset, value)
+        self.request_words[offset // 8] = value
 
     def load(self, offset):
-        return struct.unpack_from("<Q", self.reply, offset)[0]
+        return self.reply_words[offset // 8]
 
     def put(self, op, kind=NONE, data=b"", max_tokens=0, target=0):
         while self.submitted - self.load(64) > 0:  # one at a time: all request bytes are free then
