@@ -9,16 +9,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Room for what a template puts around a message's text, its role and tags. */
+enum { TAGS_ROOM = 64 };
+
 struct family {
     const char *name;
-    const char *system; /* the default system message */
+    const char *system;  /* the default system message */
+    bool last_turn_open; /* no <|im_end|> after the last message, unless the assistant is to speak;
+                            and it does not speak after itself */
+    bool tool_in_user;   /* the role "tool" is shown in a user's turn, in tags */
 };
 
 static const struct family families[] = {
-    [TEXT_CHAT_QWEN2] = {"qwen2", "You are a helpful assistant."},
-    [TEXT_CHAT_QWEN1_5] = {"qwen1.5", "You are a helpful assistant"},
+    [TEXT_CHAT_QWEN2] = {"qwen2", "You are a helpful assistant.", false, false},
+    [TEXT_CHAT_QWEN1_5] = {"qwen1.5", "You are a helpful assistant", false, false},
+    [TEXT_CHAT_QWEN1_5_EARLY] = {"qwen1.5-early", "You are a helpful assistant", true, false},
     [TEXT_CHAT_QWEN2_5] = {"qwen2.5",
-                           "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+                           "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+                           false, true},
 };
 
 static bool has(struct text_span span, const char *part)
@@ -39,7 +47,9 @@ enum text_chat_family text_chat_family(const struct text_tokenizer *tokenizer, b
         family = TEXT_CHAT_QWEN2;
     else if (has(text, "<|im_start|>system\nYou are a helpful assistant<|im_end|>") ||
              has(text, "<|im_start|>system\\nYou are a helpful assistant<|im_end|>"))
-        family = TEXT_CHAT_QWEN1_5;
+        family = has(text, "(loop.last and add_generation_prompt) or not loop.last")
+                     ? TEXT_CHAT_QWEN1_5_EARLY
+                     : TEXT_CHAT_QWEN1_5;
     else
         known = false;
     if (ret_known)
@@ -105,34 +115,79 @@ static void control_add(struct prompt *prompt, uint32_t id)
     prompt->n++;
 }
 
-/* <|im_start|>role\ncontent<|im_end|> and the line end that begins the next run. */
-static int turn_add(struct prompt *prompt, struct text_span role, struct text_span content)
+/* <|im_start|>role, after the text so far. */
+static int turn_begin(struct prompt *prompt, const char *role, size_t role_len)
 {
-    const struct text_ids *ids = text_tokenizer_ids(prompt->tokenizer);
     int r = run_end(prompt);
 
     if (r < 0)
         return r;
-    control_add(prompt, ids->im_start);
-    run_add(prompt, role.s, role.len);
-    run_add(prompt, "\n", 1);
-    run_add(prompt, content.s, content.len);
-    r = run_end(prompt);
+    control_add(prompt, text_tokenizer_ids(prompt->tokenizer)->im_start);
+    run_add(prompt, role, role_len);
+    return 0;
+}
+
+/* <|im_end|> and the line end that begins the next run. */
+static int turn_end(struct prompt *prompt)
+{
+    int r = run_end(prompt);
+
     if (r < 0)
         return r;
-    control_add(prompt, ids->im_end);
+    control_add(prompt, text_tokenizer_ids(prompt->tokenizer)->im_end);
     run_add(prompt, "\n", 1);
     return 0;
 }
 
-/* What can be wrong with the messages; *ret_index is the message, *ret_longest its most text. */
+static int turn_add(struct prompt *prompt, struct text_span role, struct text_span content,
+                    bool ends)
+{
+    int r = turn_begin(prompt, role.s, role.len);
+
+    if (r < 0)
+        return r;
+    run_add(prompt, "\n", 1);
+    run_add(prompt, content.s, content.len);
+    return ends ? turn_end(prompt) : 0;
+}
+
+/* What a tool said; neighbours share one turn of the user. */
+static int tool_add(struct prompt *prompt, struct text_span content, bool begins, bool ends)
+{
+    static const char open[] = "\n<tool_response>\n", close[] = "\n</tool_response>";
+    int r = begins ? turn_begin(prompt, "user", 4) : 0;
+
+    if (r < 0)
+        return r;
+    run_add(prompt, open, sizeof open - 1);
+    run_add(prompt, content.s, content.len);
+    run_add(prompt, close, sizeof close - 1);
+    return ends ? turn_end(prompt) : 0;
+}
+
+static int message_add(struct prompt *prompt, const struct family *family,
+                       const struct text_message *messages, size_t n, size_t i,
+                       bool add_generation_prompt)
+{
+    const struct text_message *m = &messages[i];
+    bool last = i + 1 == n;
+
+    if (family->tool_in_user && span_is(m->role, "tool"))
+        return tool_add(prompt, m->content, i == 0 || !span_is(messages[i - 1].role, "tool"),
+                        last || !span_is(messages[i + 1].role, "tool"));
+    return turn_add(prompt, m->role, m->content,
+                    !family->last_turn_open || !last || add_generation_prompt);
+}
+
+/* What can be wrong with the messages; *ret_index is the message, *ret_room the room that all of
+ * their text needs, tags counted in. */
 static int messages_check(const struct text_message *messages, size_t n, size_t *ret_index,
-                          size_t *ret_longest, char *why, size_t why_size)
+                          size_t *ret_room, char *why, size_t why_size)
 {
     size_t offset;
 
     *ret_index = 0;
-    *ret_longest = 0;
+    *ret_room = 0;
     if (n == 0) {
         snprintf(why, why_size, "the conversation has no message");
         return -EINVAL;
@@ -149,8 +204,10 @@ static int messages_check(const struct text_message *messages, size_t n, size_t 
             snprintf(why, why_size, "message %zu is no valid UTF-8 at byte %zu", i, offset);
             return -EILSEQ;
         }
-        if (m->content.len > *ret_longest)
-            *ret_longest = m->content.len;
+        if (__builtin_add_overflow(*ret_room, m->content.len + TAGS_ROOM, ret_room)) {
+            snprintf(why, why_size, "the messages are too long");
+            return -ENOMEM;
+        }
     }
     return 0;
 }
@@ -160,10 +217,10 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_fami
                      bool add_generation_prompt, uint32_t *ids, size_t max, size_t *ret_n,
                      char *why, size_t why_size)
 {
-    const struct text_span system = {"system", 6}, assistant = {"assistant", 9};
-    const struct text_span stand_in = {families[family].system, strlen(families[family].system)};
+    const struct family *f = &families[family];
+    const struct text_span system = {"system", 6}, stand_in = {f->system, strlen(f->system)};
     struct prompt prompt = {.tokenizer = tokenizer, .ids = ids, .max = max};
-    size_t index, longest;
+    size_t index, room;
     int r;
 
     if (text_tokenizer_ids(tokenizer)->im_start == TEXT_NO_ID ||
@@ -173,29 +230,27 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_fami
                  "give it plain text");
         return -ENOTSUP;
     }
-    r = messages_check(messages, n, &index, &longest, why, why_size);
+    r = messages_check(messages, n, &index, &room, why, why_size);
     if (r < 0) {
         *ret_n = index;
         return r;
     }
-    /* a run is at most "assistant", a line end and the content; the default may be the longest */
-    prompt.run = malloc(longest + stand_in.len + 16);
+    prompt.run = malloc(room + stand_in.len + TAGS_ROOM);
     if (!prompt.run) {
         r = -ENOMEM;
         goto say_why;
     }
     if (default_system && !span_is(messages[0].role, "system"))
-        r = turn_add(&prompt, system, stand_in);
+        r = turn_add(&prompt, system, stand_in, true);
     for (size_t i = 0; i < n && r == 0; i++)
-        r = turn_add(&prompt, messages[i].role, messages[i].content);
+        r = message_add(&prompt, f, messages, n, i, add_generation_prompt);
+    if (r == 0 && add_generation_prompt &&
+        !(f->last_turn_open && span_is(messages[n - 1].role, "assistant"))) {
+        r = turn_begin(&prompt, "assistant", 9);
+        run_add(&prompt, "\n", 1);
+    }
     if (r == 0)
         r = run_end(&prompt);
-    if (r == 0 && add_generation_prompt) {
-        control_add(&prompt, text_tokenizer_ids(tokenizer)->im_start);
-        run_add(&prompt, assistant.s, assistant.len);
-        run_add(&prompt, "\n", 1);
-        r = run_end(&prompt);
-    }
     free(prompt.run);
 say_why:
     if (r < 0) {

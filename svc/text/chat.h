@@ -13,14 +13,15 @@
 enum text_chat_family {
     TEXT_CHAT_QWEN2,
     TEXT_CHAT_QWEN1_5,
-    TEXT_CHAT_QWEN2_5,
+    TEXT_CHAT_QWEN1_5_EARLY, /* ends the last turn only where the assistant is to speak after it */
+    TEXT_CHAT_QWEN2_5,       /* shows what a tool said as part of a user's turn */
 };
 
 /* The family whose template the file carries; *ret_known (may be NULL) is false where the text is
  * none that we know, and then the answer is the closest built-in one. */
 enum text_chat_family text_chat_family(const struct text_tokenizer *tokenizer, bool *ret_known);
 
-const char *text_chat_family_name(enum text_chat_family family); /* "qwen2", "qwen1.5", "qwen2.5" */
+const char *text_chat_family_name(enum text_chat_family family); /* "qwen2", "qwen1.5" ... */
 
 /* The system message of a conversation that has none. */
 const char *text_chat_default_system(enum text_chat_family family);

@@ -21,15 +21,15 @@ static struct text_tokenizer *qwen2;
 static void assert_prompt(enum text_chat_family family, const struct text_message *messages,
                           size_t n, bool generation, const char *want)
 {
-    uint32_t ids[512], want_ids[512];
+    uint32_t ids[1024], want_ids[1024];
     size_t n_ids, n_want;
     char why[256] = "";
 
     int r =
-        text_chat_encode(qwen2, family, messages, n, true, generation, ids, 512, &n_ids, why, 256);
+        text_chat_encode(qwen2, family, messages, n, true, generation, ids, 1024, &n_ids, why, 256);
     if (r < 0)
         fail_msg("%s", why);
-    assert_int_equal(text_encode(qwen2, want, strlen(want), true, want_ids, 512, &n_want), 0);
+    assert_int_equal(text_encode(qwen2, want, strlen(want), true, want_ids, 1024, &n_want), 0);
     assert_int_equal(n_ids, n_want);
     assert_memory_equal(ids, want_ids, n_ids * sizeof *ids);
 }
@@ -61,6 +61,57 @@ static void templates(void **state)
                   "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n\nHi\n<|im_end|>\n"
                   "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\n  \n再见 <|im_end|>\n"
                   "<|im_start|>assistant\n");
+}
+
+/* Undoes \\ \n \t \r in place; the result is the length. */
+static size_t unescape(char *s)
+{
+    char *out = s, *p = s;
+
+    for (; *p; p++) {
+        if (*p == '\\') {
+            p++;
+            *out++ = *p == 'n' ? '\n' : *p == 't' ? '\t' : *p == 'r' ? '\r' : '\\';
+        } else {
+            *out++ = *p;
+        }
+    }
+    *out = '\0';
+    return (size_t)(out - s);
+}
+
+/* What Jinja makes of the models' own templates: the same text, and the ids of that text. */
+static void golden_prompts(void **state)
+{
+    FILE *f = fopen("tests/golden/chat/prompts.tsv", "r");
+    size_t room = 0, n_lines = 0;
+    char *line = NULL;
+
+    (void)state;
+    assert_non_null(f);
+    while (getline(&line, &room, f) > 0) {
+        struct text_message messages[16];
+        enum text_chat_family family = TEXT_CHAT_QWEN2;
+        char *rest = line, *name, *text, *part;
+        size_t n = 0;
+        line[strcspn(line, "\n")] = '\0';
+        name = strsep(&rest, "\t");
+        while (strcmp(text_chat_family_name(family), name))
+            family++;
+        bool generation = *strsep(&rest, "\t") == '1';
+        text = strsep(&rest, "\t");
+        unescape(text);
+        while ((part = strsep(&rest, "\t"))) {
+            messages[n].role = (struct text_span){part, strlen(part)};
+            part = strsep(&rest, "\t");
+            messages[n++].content = (struct text_span){part, unescape(part)};
+        }
+        assert_prompt(family, messages, n, generation, text);
+        n_lines++;
+    }
+    assert_int_equal(n_lines, 480);
+    free(line);
+    fclose(f);
 }
 
 static void without_default(void **state)
@@ -105,6 +156,9 @@ static void family_of_the_file(void **state)
          TEXT_CHAT_QWEN2, true},
         {SPAN("{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}"),
          TEXT_CHAT_QWEN1_5, true},
+        {SPAN("{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}"
+              "{% if (loop.last and add_generation_prompt) or not loop.last %}"),
+         TEXT_CHAT_QWEN1_5_EARLY, true},
         {SPAN("{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
               "assistant.<|im_end|>\\n' }}"),
          TEXT_CHAT_QWEN2_5, true},
@@ -181,9 +235,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(templates),    cmocka_unit_test(without_default),
-        cmocka_unit_test(no_smuggling), cmocka_unit_test(family_of_the_file),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(templates),          cmocka_unit_test(golden_prompts),
+        cmocka_unit_test(without_default),    cmocka_unit_test(no_smuggling),
+        cmocka_unit_test(family_of_the_file), cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
