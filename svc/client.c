@@ -29,7 +29,10 @@ void client_free(struct client *client)
 {
     if (!client)
         return;
-    ipc_session_free(client->session);
+    if (client->leave)
+        ipc_session_leave(client->session);
+    else
+        ipc_session_free(client->session);
     free(client);
 }
 

@@ -16,6 +16,7 @@ struct client {
     struct request *requests; /* in flight */
     uint32_t n_requests;
     uint32_t empty_polls; /* in a row */
+    bool leave;           /* what was posted may be read after the end (ipc_session_leave) */
     bool counted;         /* policy_connect was done */
     bool awake;           /* its ring is polled between steps */
     bool broken;   /* gone or lying: to be closed by the service, nothing is posted any more */

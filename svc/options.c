@@ -37,9 +37,10 @@ const char options_help[] =
     "  -v, --verbose            say more\n"
     "  --help, --version\n"
     "\n"
-    "SIGTERM ends the service cleanly. Exit codes: 0, 64 usage, 66 model cannot be read,\n"
-    "70 our own error, 71 the machine refuses (memory, socket). QUERN_ISA=scalar|avx2|avx512|\n"
-    "avx512vnni uses a lower instruction set than the best one.\n";
+    "SIGTERM ends the service cleanly. Exit codes: 0, 64 usage, 65 model damaged or of a kind not\n"
+    "served, 66 model cannot be opened, 70 our own error, 71 the machine refuses (memory, "
+    "socket).\n"
+    "QUERN_ISA=scalar|avx2|avx512|avx512vnni|amx chooses a lower instruction set than the best.\n";
 
 enum option_id {
     OPT_MODEL = 256,

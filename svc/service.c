@@ -21,7 +21,6 @@ enum {
     EVENTS_MAX = 64,
     EMPTY_POLLS_MAX = 64, /* then a quiet ring is armed and no longer polled */
     REST_GRACE_MS = 2000, /* without work before the watchdog is disarmed */
-    LINGER_US = 300000,   /* for clients to read their last events when the service ends */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
     EXIT_BAD_DATA = 65,
@@ -319,27 +318,17 @@ static void serve(struct service *s)
     }
 }
 
-/* Whether somebody is connected who may still have something to read. */
-static bool clients_read_on(const struct service *s)
-{
-    for (const struct client *c = s->clients; c; c = c->next)
-        if (ipc_session_is_open(c->session) && ipc_session_counters(c->session)->events > 0)
-            return true;
-    return false;
-}
-
-/* Ends every request and leaves clients a moment to read their final events: when their memory is
- * taken back there is nothing left to read. */
+/* Ends every request. What was posted last stays in the memory that clients still map, so that they
+ * read their final events after the hang-up. */
 static void wind_down(struct service *s)
 {
     readiness_stopping();
     engine_stop(&s->engine);
     ring_clients(s);
-    uint64_t end = engine_now_us() + LINGER_US;
-    for (uint64_t now; (now = engine_now_us()) < end && clients_read_on(s);)
-        look(s, (int)((end - now) / 1000) + 1);
-    while (s->clients)
+    while (s->clients) {
+        s->clients->leave = true;
         close_client(s, s->clients);
+    }
 }
 
 /* ---- start and end ------------------------------------------------------------------------- */
