@@ -14,6 +14,8 @@
 /* Pieces up to this long are merged in memory of the stack. */
 enum { PIECE_STACK = 1024 };
 
+_Static_assert(TEXT_TOKENS_MAX < BPE_IDS_MAX, "ids and ranks fit the tables of bpe");
+
 struct text_tokenizer {
     struct vocab vocab;
     struct bpe bpe;

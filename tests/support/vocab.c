@@ -58,59 +58,69 @@ static uint8_t *file_read(const char *path, size_t *ret_size)
     return data;
 }
 
-int vocab_file_load(struct vocab_file *ret, const char *path, size_t n_merges)
-{
-    size_t size, all, n_special;
-    uint8_t *data = file_read(path, &size);
-    struct text_span *tokens = NULL, *merges;
-    int r = -ENOENT;
+/* The file's content: pairs of ids and the special tokens after them. */
+struct content {
+    uint8_t *data;
+    size_t size;
+    size_t n_all, n_merges, n_special; /* merges in the file, merges wanted */
+};
 
-    if (!data)
-        return r;
-    r = -EINVAL;
-    all = little(data + 8, 4);
-    n_special = little(data + 12, 4);
-    if (memcmp(data, "QVOC0001", 8) || all > 1u << 20 || n_special > 1000 || 16 + 6 * all > size)
-        goto free_data;
-    if (n_merges == 0 || n_merges > all)
-        n_merges = all;
-    /* Merge i makes token 256 + i, and its text is that token's with a space in it. A token is at
-     * most 256 bytes, 512 coded, but all of them together are far less; measure first. */
-    size_t n_tokens = 256 + n_merges + n_special, text = 512;
-    uint32_t *lens = malloc(sizeof *lens * n_tokens);
+static uint32_t part(const struct content *c, size_t merge, unsigned side)
+{
+    return little(c->data + 16 + 6 * merge + 3 * side, 3);
+}
+
+/* Reads and checks all but the special tokens; *ret_text is the room that the strings need. */
+static int content_read(struct content *c, const char *path, size_t n_merges, size_t *ret_text)
+{
+    uint32_t *lens = NULL;
     char name[2];
+    int r = -EINVAL;
+
+    *c = (struct content){0};
+    c->data = file_read(path, &c->size);
+    if (!c->data)
+        return -ENOENT;
+    c->n_all = little(c->data + 8, 4);
+    c->n_special = little(c->data + 12, 4);
+    if (memcmp(c->data, "QVOC0001", 8) || c->n_all > 1u << 20 || c->n_special > 1000 ||
+        16 + 6 * c->n_all > c->size)
+        goto free_data;
+    c->n_merges = n_merges == 0 || n_merges > c->n_all ? c->n_all : n_merges;
+    lens = malloc(sizeof *lens * (256 + c->n_merges));
     r = -ENOMEM;
     if (!lens)
         goto free_data;
+    *ret_text = 512 + c->size;
     for (unsigned i = 0; i < 256; i++)
         lens[i] = (uint32_t)byte_name(i, name);
-    for (size_t i = 0; i < n_merges; i++) {
-        uint32_t left = little(data + 16 + 6 * i, 3), right = little(data + 19 + 6 * i, 3);
+    for (size_t i = 0; i < c->n_merges; i++) {
+        uint32_t left = part(c, i, 0), right = part(c, i, 1);
         r = -EINVAL;
         if (left >= 256 + i || right >= 256 + i || lens[left] + lens[right] > 1u << 16)
-            goto free_lens;
+            goto free_data;
         lens[256 + i] = lens[left] + lens[right];
-        text += 2 * lens[256 + i] + 1;
+        *ret_text += 2 * lens[256 + i] + 1; /* the token, and the merge with its space */
     }
-    r = -ENOMEM;
-    int32_t *types = NULL;
-    char *memory =
-        malloc(sizeof *tokens * (n_tokens + n_merges) + sizeof *types * n_tokens + text + size);
-    if (!memory)
-        goto free_lens;
-    tokens = (struct text_span *)memory;
-    merges = tokens + n_tokens;
-    types = (int32_t *)(merges + n_merges);
-    char *out = (char *)(types + n_tokens);
-    for (size_t i = 0; i < n_tokens; i++)
-        types[i] = i < 256 + n_merges ? TEXT_TOKEN_NORMAL : TEXT_TOKEN_CONTROL;
+    free(lens);
+    return 0;
+
+free_data:
+    free(lens);
+    free(c->data);
+    return r;
+}
+
+/* Writes the strings of bytes and merges; the result is where they end. */
+static char *strings_make(const struct content *c, struct text_span *tokens,
+                          struct text_span *merges, char *out)
+{
     for (unsigned i = 0; i < 256; i++) {
         tokens[i] = (struct text_span){out, byte_name(i, out)};
         out += tokens[i].len;
     }
-    for (size_t i = 0; i < n_merges; i++) {
-        struct text_span left = tokens[little(data + 16 + 6 * i, 3)];
-        struct text_span right = tokens[little(data + 19 + 6 * i, 3)];
+    for (size_t i = 0; i < c->n_merges; i++) {
+        struct text_span left = tokens[part(c, i, 0)], right = tokens[part(c, i, 1)];
         tokens[256 + i] = (struct text_span){out, left.len + right.len};
         out = mempcpy(mempcpy(out, left.s, left.len), right.s, right.len);
         merges[i] = (struct text_span){out, left.len + right.len + 1};
@@ -118,21 +128,57 @@ int vocab_file_load(struct vocab_file *ret, const char *path, size_t n_merges)
         *out++ = ' ';
         out = mempcpy(out, right.s, right.len);
     }
-    const uint8_t *p = data + 16 + 6 * all, *end = data + size;
-    uint32_t eos = TEXT_NO_ID, eot = TEXT_NO_ID;
-    for (size_t i = 256 + n_merges; i < n_tokens; i++) {
-        r = -EINVAL;
+    return out;
+}
+
+/* The special tokens, and which of them end a text. 0 or -EINVAL. */
+static int special_make(const struct content *c, struct text_span *tokens, char *out,
+                        uint32_t *ret_im_end, uint32_t *ret_endoftext)
+{
+    const uint8_t *p = c->data + 16 + 6 * c->n_all, *end = c->data + c->size;
+
+    *ret_im_end = *ret_endoftext = TEXT_NO_ID;
+    for (size_t i = 256 + c->n_merges; i < 256 + c->n_merges + c->n_special; i++) {
         if (end - p < 2 || end - p - 2 < (long)little(p, 2))
-            goto free_memory;
+            return -EINVAL;
         tokens[i] = (struct text_span){out, little(p, 2)};
         out = mempcpy(out, p + 2, tokens[i].len);
         p += 2 + tokens[i].len;
         if (tokens[i].len == 10 && !memcmp(tokens[i].s, "<|im_end|>", 10))
-            eos = (uint32_t)i;
+            *ret_im_end = (uint32_t)i;
         if (tokens[i].len == 13 && !memcmp(tokens[i].s, "<|endoftext|>", 13))
-            eot = (uint32_t)i;
+            *ret_endoftext = (uint32_t)i;
     }
-    ret->memory = memory;
+    return 0;
+}
+
+int vocab_file_load(struct vocab_file *ret, const char *path, size_t n_merges)
+{
+    struct content c;
+    size_t text;
+    uint32_t im_end, endoftext;
+    int r = content_read(&c, path, n_merges, &text);
+
+    if (r < 0)
+        return r;
+    size_t n_tokens = 256 + c.n_merges + c.n_special;
+    struct text_span *tokens =
+        malloc(sizeof *tokens * (n_tokens + c.n_merges) + sizeof(int32_t) * n_tokens + text);
+    if (!tokens) {
+        r = -ENOMEM;
+        goto free_data;
+    }
+    struct text_span *merges = tokens + n_tokens;
+    int32_t *types = (int32_t *)(merges + c.n_merges);
+    for (size_t i = 0; i < n_tokens; i++)
+        types[i] = i < 256 + c.n_merges ? TEXT_TOKEN_NORMAL : TEXT_TOKEN_CONTROL;
+    char *out = strings_make(&c, tokens, merges, (char *)(types + n_tokens));
+    r = special_make(&c, tokens, out, &im_end, &endoftext);
+    if (r < 0) {
+        free(tokens);
+        goto free_data;
+    }
+    ret->memory = tokens;
     ret->source = (struct text_vocab_source){
         .model = {"gpt2", 4},
         .pre = {"qwen2", 5},
@@ -140,22 +186,14 @@ int vocab_file_load(struct vocab_file *ret, const char *path, size_t n_merges)
         .types = types,
         .n_tokens = n_tokens,
         .merges = merges,
-        .n_merges = n_merges,
-        .bos_id = eot,
-        .eos_id = eos,
-        .pad_id = eot,
+        .n_merges = c.n_merges,
+        .bos_id = endoftext,
+        .eos_id = im_end,
+        .pad_id = endoftext,
         .chat_template = {qwen2_template, sizeof qwen2_template - 1},
     };
-    free(lens);
-    free(data);
-    return 0;
-
-free_memory:
-    free(memory);
-free_lens:
-    free(lens);
 free_data:
-    free(data);
+    free(c.data);
     return r;
 }
 
