@@ -574,8 +574,8 @@ static int open_other_parts(struct gguf *gguf, const char *path, char *why, size
     if (!part_path)
         return -ENOMEM;
     for (uint32_t i = 1; i < count && r == 0; i++) {
-        snprintf(part_path + length - SPLIT_SUFFIX_LENGTH, SPLIT_SUFFIX_LENGTH + 1,
-                 SPLIT_SUFFIX_FORMAT, i + 1, count);
+        snprintf(suffix, sizeof suffix, SPLIT_SUFFIX_FORMAT, i + 1, count);
+        memcpy(part_path + length - SPLIT_SUFFIX_LENGTH, suffix, SPLIT_SUFFIX_LENGTH);
         r = open_other_part(gguf, part_path, i, count, why, why_size);
     }
     free(part_path);
