@@ -1,9 +1,9 @@
 /* Packed weight matrices: rows in groups of 16, so that a SIMD lane is an output row.
  *
- * A group of 16 rows is contiguous and 64-byte aligned. For each block of inputs it holds the
- * quantized values with 4 consecutive inputs of a row in each 32-bit lane (F16 and BF16: 2, F32:
- * 1), and in a plane of their own the 16 rows' scales. Packing permutes and never re-quantizes:
- * every type keeps its own width. Rows that pad the last group are zero. */
+ * A group of 16 rows is contiguous and 64-byte aligned: for each block of inputs its 32-bit words, each
+ * of all 16 rows side by side (4 consecutive inputs of a row in a lane), then for each block the 16
+ * rows' f16 scales (ops/arch/packed.h). Packing permutes and never re-quantizes: every type keeps
+ * its own width. Rows that pad the last group are zero. */
 #ifndef QUERN_OPS_MATRIX_H
 #define QUERN_OPS_MATRIX_H
 
@@ -15,8 +15,8 @@
 
 struct ops_matrix {
     enum ops_type type;
-    uint32_t n_rows; /* outputs */
-    uint32_t n_cols; /* inputs; a whole number of the type's blocks */
+    uint32_t n_rows;     /* outputs */
+    uint32_t n_cols;     /* inputs; a whole number of the type's blocks */
     const uint8_t *data; /* packed, 64-byte aligned, ops_matrix_bytes() long; not owned */
 };
 
