@@ -195,20 +195,24 @@ static bool fits(const struct sched *s, const struct sched_entry *e)
     return s->n_running < s->o.n_running && pages_needed(s, e) <= s->o.n_pages - s->pages_reserved;
 }
 
-static bool may_displace(const struct sched_entry *first, const struct sched_entry *running)
+/* A better class, and a better place in the queue as well: with aging the one set back might come
+ * before `first` again, and the two would take turns for ever. */
+static bool may_displace(struct sched_entry *first, struct sched_entry *running, uint64_t now_us)
 {
-    return running->parked || running->class_ > first->class_;
+    struct rank ours = rank_of(first, now_us), theirs = rank_of(running, now_us);
+    return running->parked || (running->class_ > first->class_ && by_rank(&ours, &theirs) < 0);
 }
 
 /* Whom to set back so that `first` fits: parked before others, then the worst class, then the
  * youngest. NULL where not even all of them together would do. */
-static struct sched_entry *choose_victim(const struct sched *s, const struct sched_entry *first)
+static struct sched_entry *choose_victim(const struct sched *s, struct sched_entry *first,
+                                         uint64_t now_us)
 {
     struct sched_entry *victim = NULL;
     uint32_t pages = s->o.n_pages - s->pages_reserved, slots = s->o.n_running - s->n_running;
     for (uint32_t i = 0; i < s->n_running; i++) {
         struct sched_entry *e = s->running[i];
-        if (!may_displace(first, e))
+        if (!may_displace(first, e, now_us))
             continue;
         pages += e->n_pages;
         slots++;
@@ -234,7 +238,7 @@ struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
     if (!first)
         return NULL;
     if (!fits(s, first)) {
-        *ret_victim = choose_victim(s, first);
+        *ret_victim = choose_victim(s, first, now_us);
         return NULL;
     }
     take_out(s->waiting, &s->n_waiting, first);

@@ -8,9 +8,10 @@
  *   - Order of admission: class, one class better for each SCHED_AGING_US of waiting; then the user
  *     who was served least (weighted); then who came first. The first in that order is never passed
  *     over for a smaller one, so nobody starves.
- *   - Where the first has a better class than what runs and its pages or a slot are taken, the worst
- *     of what runs is set back to the queue (sched_set_back) and computed again later. Entries
- *     whose client does not read (parked) are set back for anybody.
+ *   - Where the first has a better class than what runs (and would have a better place in the queue)
+ *     and its pages or a slot are taken, the worst of what runs is set back to the queue
+ *     (sched_set_back) and computed again later. Entries whose client does not read (parked) are
+ *     set back for anybody.
  *   - Every runnable entry that has one token to compute gets its row in every step. The others
  *     share a chunk, equal parts first, so that a short prompt is not held up by a long one. The
  *     chunk is as large as lets a step end within the token gap, by the measured cost of a row. */
