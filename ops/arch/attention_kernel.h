@@ -12,16 +12,21 @@
 #include "ops/arch/half.h"
 
 /* Register tiles: rows × vectors of 16. AVX-512 has 32 registers and wants 8 chains or more; AVX2
- * has 16 of half the width. */
+ * has 16 of half the width; plain C has none to fill. */
 #if defined(__AVX512F__)
 #define NARROW_ROWS 8
 #define NARROW_VECS 2
 #define WIDE_ROWS   6
 #define WIDE_VECS   4
-#else
+#elif defined(__AVX2__)
 #define NARROW_ROWS 6
 #define NARROW_VECS 1
 #define WIDE_ROWS   6
+#define WIDE_VECS   1
+#else
+#define NARROW_ROWS 1
+#define NARROW_VECS 1
+#define WIDE_ROWS   1
 #define WIDE_VECS   1
 #endif
 
@@ -220,20 +225,26 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
     {                                                                                              \
         switch (rows) {                                                                            \
             TILE_CASE(tile##_tile, type, 1, vecs)                                                  \
-            TILE_CASE(tile##_tile, type, 2, vecs)                                                  \
-            TILE_CASE(tile##_tile, type, 3, vecs)                                                  \
-            TILE_CASE(tile##_tile, type, 4, vecs)                                                  \
-            TILE_CASE(tile##_tile, type, 5, vecs)                                                  \
-            TILE_CASE(tile##_tile, type, 6, vecs)                                                  \
-            TILE_EXTRA(tile##_tile, type, vecs)                                                    \
+            TILE_TO_6(tile##_tile, type, vecs)                                                     \
+            TILE_TO_8(tile##_tile, type, vecs)                                                     \
         }                                                                                          \
     }
 
 #define FETCH 1
-#if NARROW_ROWS > 6
-#define TILE_EXTRA(tile, type, vecs) TILE_CASE(tile, type, 7, vecs) TILE_CASE(tile, type, 8, vecs)
+#if NARROW_ROWS >= 6
+#define TILE_TO_6(tile, type, vecs)                                                                \
+    TILE_CASE(tile, type, 2, vecs)                                                                 \
+    TILE_CASE(tile, type, 3, vecs)                                                                 \
+    TILE_CASE(tile, type, 4, vecs)                                                                 \
+    TILE_CASE(tile, type, 5, vecs)                                                                 \
+    TILE_CASE(tile, type, 6, vecs)
 #else
-#define TILE_EXTRA(tile, type, vecs)
+#define TILE_TO_6(tile, type, vecs)
+#endif
+#if NARROW_ROWS >= 8
+#define TILE_TO_8(tile, type, vecs) TILE_CASE(tile, type, 7, vecs) TILE_CASE(tile, type, 8, vecs)
+#else
+#define TILE_TO_8(tile, type, vecs)
 #endif
 TILE_FUNCTION(scores_f32, scores, OPS_KV_F32, NARROW_VECS)
 TILE_FUNCTION(scores_f16, scores, OPS_KV_F16, NARROW_VECS)
@@ -248,10 +259,10 @@ TILE_FUNCTION(values_one_f16, values, OPS_KV_F16, 1)
 #define values_one_f32 values_f32
 #define values_one_f16 values_f16
 #endif
-#undef TILE_EXTRA
+#undef TILE_TO_8
 #undef FETCH
 #define FETCH 0 /* from scratch, which lies in the cache */
-#define TILE_EXTRA(tile, type, vecs)
+#define TILE_TO_8(tile, type, vecs)
 #if WIDE_VECS > NARROW_VECS
 TILE_FUNCTION(scores_wide, scores, OPS_KV_F32, WIDE_VECS)
 TILE_FUNCTION(values_wide, values, OPS_KV_F32, WIDE_VECS)
@@ -337,33 +348,31 @@ OPS_INLINE float exp2_negative(float x)
     return lanes[0];
 }
 
-/* One row's step of the online softmax over a block with n valid positions: scores become powers,
- * and what the row has summed so far is scaled to the new maximum. `first`: nothing is yet. */
-static void softmax_row(float *scores, uint32_t n, int first, uint32_t head_dim, float *max,
-                        float *lanes, float *out)
+/* One row's step of the online softmax over a block, its first n_vecs vectors of scores: they become
+ * powers, and what the row has summed so far is scaled to the new maximum. `first`: nothing is yet. */
+OPS_INLINE void softmax_vecs(float *scores, const uint32_t n_vecs, int first, uint32_t head_dim,
+                             float *max, float *lanes, float *out)
 {
-    const vec_f32 least = vf_set1(-__builtin_inff());
-    const uint32_t n_vecs = (n + 15) / 16;
-    vec_f32 top = least, sum = vf_zero();
+    vec_f32 top = vf_set1(-__builtin_inff()), sum = vf_zero();
 
-    if (n % 16) {
-        const vec_f32 last = vf_load(scores + 16 * (n_vecs - 1));
-        vf_store(scores + 16 * (n_vecs - 1), vf_select(lanes_below(n % 16), last, least));
-    }
+    OPS_UNROLL
     for (uint32_t j = 0; j < n_vecs; j++)
         top = vf_max(vf_load(scores + 16 * j), top);
     const float block_max = vf_hmax(top);
     const float new_max = first || block_max > *max ? block_max : *max;
 
-    if (!first) {
+    if (first) {
+        for (uint32_t d = 0; d < head_dim; d += 16)
+            vf_store(out + d, vf_zero());
+    } else if (new_max == *max) {
+        sum = vf_load(lanes); /* 2^0 is 1, and nothing changes */
+    } else {
         const vec_f32 shrink = vf_exp2_negative(vf_set1(*max - new_max));
         sum = vf_mul(vf_load(lanes), shrink);
         for (uint32_t d = 0; d < head_dim; d += 16)
             vf_store(out + d, vf_mul(vf_load(out + d), shrink));
-    } else {
-        for (uint32_t d = 0; d < head_dim; d += 16)
-            vf_store(out + d, vf_zero());
     }
+    OPS_UNROLL
     for (uint32_t j = 0; j < n_vecs; j++) {
         const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(scores + 16 * j), vf_set1(new_max)));
         vf_store(scores + 16 * j, p);
@@ -371,6 +380,23 @@ static void softmax_row(float *scores, uint32_t n, int first, uint32_t head_dim,
     }
     vf_store(lanes, sum);
     *max = new_max;
+}
+
+/* The same for a block with n valid positions. */
+static void softmax_row(float *scores, uint32_t n, int first, uint32_t head_dim, float *max,
+                        float *lanes, float *out)
+{
+    const vec_f32 least = vf_set1(-__builtin_inff());
+
+    if (n == BLOCK) {
+        softmax_vecs(scores, BLOCK / 16, first, head_dim, max, lanes, out);
+        return;
+    }
+    if (n % 16) {
+        float *last = scores + n / 16 * 16;
+        vf_store(last, vf_select(lanes_below(n % 16), vf_load(last), least));
+    }
+    softmax_vecs(scores, (n + 15) / 16, first, head_dim, max, lanes, out);
 }
 
 /* ---- one split ----------------------------------------------------------------------------- */
