@@ -122,32 +122,19 @@ static int tokens_define(struct bpe *bpe, const struct trie_source *source, char
 
 /* Leaves in the trie only the tokens that are their own encoding, and finds for each the next
  * shorter one. */
-static int trie_finish(struct bpe *bpe, const struct trie_source *source)
+static void trie_finish(struct bpe *bpe, const struct trie_source *source)
 {
-    bool *made = malloc(bpe->n_tokens);
-    uint32_t n_made = 0, same[2];
-    int r = made ? 0 : -ENOMEM;
+    size_t len;
 
-    for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
-        made[i] = bpe->tokens[i].born != BPE_UNBORN;
-        n_made += made[i];
+    for (uint32_t i = 0; i < bpe->n_tokens; i++) {
+        const char *s = source->bytes + source->offsets[i];
+        if (bpe->tokens[i].born == BPE_UNBORN && trie_find(&bpe->trie, s, bpe->lens[i]) == i)
+            trie_drop(&bpe->trie, s, bpe->lens[i]);
     }
-    if (r == 0 && n_made < bpe->trie.n_taken) {
-        struct trie trie;
-        r = trie_init(&trie, source, made, same);
-        if (r == 0) {
-            trie_done(&bpe->trie);
-            bpe->trie = trie;
-        }
-    }
-    for (uint32_t i = 0; i < bpe->n_tokens && r == 0; i++) {
-        size_t len;
-        if (made[i])
+    for (uint32_t i = 0; i < bpe->n_tokens; i++)
+        if (bpe->tokens[i].born != BPE_UNBORN)
             bpe->shorter[i] = trie_longest(&bpe->trie, source->bytes + source->offsets[i],
                                            bpe->lens[i] - 1u, &len);
-    }
-    free(made);
-    return r;
 }
 
 int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *plain,
@@ -172,10 +159,9 @@ int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *pla
     bpe.trie = *plain;
     bpe.merges = merges;
     r = tokens_define(&bpe, source, why, why_size);
-    if (r == 0)
-        r = trie_finish(&bpe, source);
     if (r < 0)
         goto free_tables;
+    trie_finish(&bpe, source);
     *plain = (struct trie){0};
     *ret = bpe;
     return 0;

@@ -20,7 +20,8 @@ struct node {
 struct builder {
     const struct trie_source *source;
     struct trie trie;
-    uint32_t *order;    /* (n_taken) ids, sorted by bytes */
+    uint32_t *order; /* (n_order) ids, sorted by bytes */
+    uint32_t n_order;
     uint8_t *base_used; /* (n_cells) */
     struct node *stack; /* of nodes to visit */
     size_t n_stack, room_stack;
@@ -44,7 +45,7 @@ static int compare_tokens(const void *a, const void *b, void *context)
     return order != 0 ? order : (len_a > len_b) - (len_a < len_b);
 }
 
-/* Makes room for cells up to `need`, always 256 more than any base in use. */
+/* Makes room for `need` cells, always 256 more than any base in use. */
 static int cells_grow(struct builder *b, uint32_t need)
 {
     struct trie *t = &b->trie;
@@ -52,8 +53,6 @@ static int cells_grow(struct builder *b, uint32_t need)
 
     while (n < need)
         n += n / 2;
-    if (n == t->n_cells)
-        return 0;
     if (need > TRIE_CELLS_MAX)
         return -E2BIG;
     uint32_t *cells = realloc(t->cells, sizeof *cells * n);
@@ -98,7 +97,7 @@ static int base_find(struct builder *b, const uint8_t *labels, unsigned n, uint3
     unsigned steps = 0;
 
     for (uint32_t cell = *from;; cell++) {
-        int r = cells_grow(b, cell + 512);
+        int r = cell + 512 > b->trie.n_cells ? cells_grow(b, cell + 512) : 0;
         if (r < 0)
             return r;
         if (++steps > STEPS_BEFORE_MOVING_ON) {
@@ -184,11 +183,11 @@ int trie_init(struct trie *ret, const struct trie_source *source, const bool *ta
         r = -ENOMEM;
     for (uint32_t i = 0; r == 0 && i < source->n_tokens; i++)
         if (take[i])
-            b.order[b.trie.n_taken++] = i;
-    if (r == 0 && b.trie.n_taken > 0) {
-        qsort_r(b.order, b.trie.n_taken, sizeof *b.order, compare_tokens, (void *)source);
+            b.order[b.n_order++] = i;
+    if (r == 0 && b.n_order > 0) {
+        qsort_r(b.order, b.n_order, sizeof *b.order, compare_tokens, (void *)source);
         b.base_used[0] = 1;
-        r = stack_push(&b, (struct node){0, b.trie.n_taken, 0, 0});
+        r = stack_push(&b, (struct node){0, b.n_order, 0, 0});
     }
     while (r == 0 && b.n_stack > 0)
         r = node_visit(&b, b.stack[--b.n_stack], ret_same);
@@ -212,6 +211,17 @@ void trie_done(struct trie *trie)
 size_t trie_bytes(const struct trie *trie)
 {
     return (sizeof *trie->cells + sizeof *trie->ids) * trie->n_cells;
+}
+
+void trie_drop(struct trie *trie, const char *s, size_t n)
+{
+    uint32_t base = trie->root >> TRIE_BASE_SHIFT, at = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        at = base + (uint8_t)s[i];
+        base = trie->cells[at] >> TRIE_BASE_SHIFT;
+    }
+    trie->cells[at] &= ~(uint32_t)TRIE_TOKEN;
 }
 
 uint32_t trie_find(const struct trie *trie, const char *s, size_t n)

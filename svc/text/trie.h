@@ -27,7 +27,6 @@ struct trie {
     uint32_t *ids;   /* (n_cells) the token that ends at a cell, where one does */
     uint32_t root;   /* the root, as a cell */
     uint32_t n_cells;
-    uint32_t n_taken; /* tokens in the trie */
 };
 
 /* The tokens that a trie is made of: i is bytes[offsets[i]] up to offsets[i + 1]. */
@@ -43,6 +42,9 @@ int trie_init(struct trie *trie, const struct trie_source *source, const bool *t
               uint32_t ret_same[2]);
 void trie_done(struct trie *trie);
 size_t trie_bytes(const struct trie *trie);
+
+/* Takes out a token that the trie holds, n ≥ 1 bytes. */
+void trie_drop(struct trie *trie, const char *s, size_t n);
 
 /* The longest token that s (n bytes) begins with, and its length; TRIE_NONE (and 0) if there
  * is none. */

@@ -57,6 +57,8 @@ static bool is_filler(struct text_span token, size_t i)
 {
     char name[32];
 
+    if (token.len == 0 || token.s[0] != '[')
+        return false;
     snprintf(name, sizeof name, "[PAD%zu]", i);
     return span_is(token, name);
 }
