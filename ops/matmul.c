@@ -6,12 +6,27 @@
 #include "ops/isa.h"
 
 #include <assert.h>
+#include <stdatomic.h>
+#include <unistd.h>
 
-/* Packed weights that stay in the second-level cache while all tokens pass. */
-#define PANEL_BYTES ((size_t)192 << 10)
+/* Groups to a chunk at least: for one token so that a chunk is worth handing out; for many so that
+ * a chunk's weights are worth a pass over the activations. */
+#define DECODE_GRAIN  4
+#define PREFILL_GRAIN 4
 
-/* Groups to a chunk at least where one token makes a chunk's work small. */
-#define DECODE_GRAIN 4
+/* Packed weights that stay in the second-level cache while all tokens pass: a third of it. */
+static size_t panel_bytes(void)
+{
+    static atomic_size_t known;
+    size_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
+
+    if (!bytes) {
+        const long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        bytes = cache > (long)384 << 10 ? (size_t)cache / 3 : (size_t)128 << 10;
+        atomic_store_explicit(&known, bytes, memory_order_relaxed);
+    }
+    return bytes;
+}
 
 const struct ops_matmul_kernels *ops_matmul_kernels(void)
 {
@@ -57,7 +72,7 @@ static void multiply_groups(const struct region *region, const struct ops_matmul
     const struct ops_matrix *w = job->w;
     const size_t group_bytes = ops_matrix_group_bytes(w->type, w->n_cols);
     const size_t n_tokens = ops_input_n_tokens(region->input);
-    const size_t in_panel = group_bytes < PANEL_BYTES ? PANEL_BYTES / group_bytes : 1;
+    const size_t in_panel = group_bytes < panel_bytes() ? panel_bytes() / group_bytes : 1;
     size_t n_groups, n;
 
     for (size_t g = first; g < end; g += n_groups) {
@@ -114,8 +129,10 @@ void ops_matmul(struct ops_pool *pool, const struct ops_input *input,
         assert(jobs[j].w->n_cols == ops_input_n_cols(input));
         n_groups += n_groups_of(&jobs[j]);
     }
-    ops_pool_run(pool, n_groups, ops_input_n_tokens(input) < 4 ? DECODE_GRAIN : 1, multiply_chunk,
-                 &region);
+    size_t grain = ops_input_n_tokens(input) < 4 ? DECODE_GRAIN : PREFILL_GRAIN;
+    if (n_groups < 16 * (size_t)ops_pool_n_threads(pool))
+        grain = 1;
+    ops_pool_run(pool, n_groups, grain, multiply_chunk, &region);
 }
 
 void ops_matmul_rows(const struct ops_input *input, size_t token, const struct ops_matrix *w,
