@@ -68,6 +68,7 @@ for c in $cases; do
             "$depth" | sed 's/^/peer /' >>"$log"
         round=$((round + 1))
     done
+    grep -q '^ours .*decode_tps' "$log" || { echo "bench: $model was not measured" >&2; exit 1; }
     row="$c"
     for key in prefill_tps decode_tps decode_read_gbps memory_read_gbps; do
         row="$row $(grep ^ours "$log" | value $key | median)"
@@ -75,7 +76,7 @@ for c in $cases; do
     [ -z "${PEER:-}" ] ||
         row="$row $(grep ^peer "$log" | value prefill_tps | median) $(grep ^peer "$log" | value decode_tps | median)"
     echo "$row" | awk '{printf "%-18s %9.2f %9.2f %9.2f %9.2f", $1, $2, $3, $4, $5
-        if (NF > 5) printf " %9.2f %9.2f %7.2fx %7.2fx", $6, $7, $2 / $6, $3 / $7
+        if (NF > 5 && $6 * $7 > 0) printf " %9.2f %9.2f %7.2fx %7.2fx", $6, $7, $2 / $6, $3 / $7
         printf "\n"}'
 done
 [ -n "${PEER:-}" ] || echo "PEER is not set: no comparison with llama.cpp"
