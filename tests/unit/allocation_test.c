@@ -86,13 +86,17 @@ static int check_shape(const char *shape)
 int main(int argc, char **argv)
 {
     uint64_t bytes;
+#ifdef QUERN_SANITIZE
+    puts("a sanitizer's allocator does not go together with jemalloc, which counts");
+    return 77;
+#endif
     if (argc == 1) { /* once more, with jemalloc in front */
         setenv("LD_PRELOAD", "libjemalloc.so.2", 1);
         execl("/proc/self/exe", argv[0], "--counted", (char *)NULL);
         return 1;
     }
     if (mm_stats_thread_allocated(&bytes) == -ENOSYS) {
-        puts("jemalloc does not serve this build's heap (a sanitizer's does)");
+        puts("jemalloc (libjemalloc.so.2) could not be preloaded");
         return 77;
     }
     unsetenv("LD_PRELOAD"); /* not for the tool that makes models */
