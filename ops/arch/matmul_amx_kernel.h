@@ -65,6 +65,16 @@ OPS_INLINE struct ops_tile amx_tile(const struct ops_matmul_work *work, uint32_t
 
 typedef float amx_acc[OPS_TILE_TOKENS][OPS_GROUP_ROWS];
 
+/* Asks for the cache lines that tile k's results will fill, while they are computed. */
+OPS_INLINE void amx_expect(const struct ops_matmul_work *work, uint32_t group, uint32_t k)
+{
+    const float *y =
+        work->y + (size_t)k * OPS_TILE_TOKENS * work->y_stride + (size_t)group * OPS_GROUP_ROWS;
+
+    for (unsigned t = 0; t < OPS_TILE_TOKENS; t++)
+        __builtin_prefetch(y + t * work->y_stride, 1);
+}
+
 OPS_INLINE void amx_store(const struct ops_matmul_work *work, uint32_t group, const amx_acc *acc)
 {
     for (uint32_t k = 0; k < work->n_tiles; k++) {
@@ -167,6 +177,8 @@ OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_wo
             amx_weights32(type, body + (b + i) * body_bytes, made + i * AMX_RUN_BYTES);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
             const struct ops_tile tile = amx_tile(work, k);
+            if (b + n == n_blocks)
+                amx_expect(work, group, k);
             amx_blocks32(type, &tile, signed_already ? body + b * body_bytes : made, AMX_RUN_BYTES,
                          plane, b, n, acc[k]);
         }
@@ -281,6 +293,8 @@ OPS_INLINE void amx_group256(const enum ops_type type, const struct ops_matmul_w
         amx_unpack256(type, body + b * body_bytes, plane + b * plane_bytes, &block);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
             const struct ops_tile tile = amx_tile(work, k);
+            if (b + 1 == n_blocks)
+                amx_expect(work, group, k);
             amx_block256_tile(type, &tile, b, &block, acc[k]);
         }
     }
