@@ -37,7 +37,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(QUERN_SANITIZE) && !defined(__AVX2__)
+/* Plain C with a check at every lane, inlined everywhere, would take minutes to compile. */
+#define OPS_INLINE static inline __attribute__((unused))
+#else
 #define OPS_INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 /* Before a loop with a constant trip count whose arrays must live in registers. Plain C has no use
  * for it and would only grow. */
