@@ -243,6 +243,16 @@ static void near_the_definition(void **state)
 
 /* ---- the same bits ------------------------------------------------------------------------- */
 
+/* Plain C is slow, and its cuts are the same code; a sanitizer makes everything ten times slower. */
+static bool left_out(enum ops_isa isa, unsigned threads, uint32_t chunk)
+{
+#ifdef QUERN_SANITIZE
+    return isa == OPS_ISA_SCALAR ? threads != 2 || chunk != 64 : threads == 1 || chunk == 512;
+#else
+    return isa == OPS_ISA_SCALAR && threads > 1 && (chunk == 7 || chunk == 512);
+#endif
+}
+
 static void check_same_bits(struct ops_attention_shape shape, uint32_t n)
 {
     static const uint32_t chunks[] = {1, 7, 64, 512};
@@ -257,8 +267,8 @@ static void check_same_bits(struct ops_attention_shape shape, uint32_t n)
         for (unsigned threads = 1; threads <= 3; threads++) {
             struct ops_pool *pool = pool_of(threads);
             for (size_t c = 0; c < sizeof(chunks) / sizeof(chunks[0]); c++) {
-                if (isa == OPS_ISA_SCALAR && c % 2 && threads > 1)
-                    continue; /* slow, and the cuts are the same code */
+                if (left_out((enum ops_isa)isa, threads, chunks[c]))
+                    continue;
                 run_sequence(s, pool, chunks[c], seen ? again : first);
                 if (seen && memcmp(first, again, bytes))
                     fail_msg("%u/%u × %u type %d: %s, %u threads, chunks of %u differ",
@@ -279,7 +289,9 @@ static void same_bits_however_computed(void **state)
     (void)state;
     for (size_t i = 0; i < N_SHAPES; i++)
         check_same_bits(shapes[i], 200);
+#ifndef QUERN_SANITIZE
     check_same_bits((struct ops_attention_shape){2, 1, 16, OPS_KV_F32}, 2200);
+#endif
     check_same_bits((struct ops_attention_shape){3, 1, 32, OPS_KV_Q8_0}, 1100);
 }
 
