@@ -17,6 +17,7 @@ struct client {
     uint32_t n_requests;
     uint32_t empty_polls; /* in a row */
     bool leave;           /* what was posted may be read after the end (ipc_session_leave) */
+    char refusal[160];    /* for its hello, where it is over a limit: not counted then */
     bool counted;         /* policy_connect was done */
     bool awake;           /* its ring is polled between steps */
     bool broken;   /* gone or lying: to be closed by the service, nothing is posted any more */

@@ -20,6 +20,7 @@
 enum {
     EVENTS_MAX = 64,
     EMPTY_POLLS_MAX = 64, /* then a quiet ring is armed and no longer polled */
+    REFUSED_MAX = 64,     /* connections beyond the limit that wait for their refusal */
     REST_GRACE_MS = 2000, /* without work before the watchdog is disarmed */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
@@ -41,7 +42,8 @@ struct service {
     struct readiness readiness;
     struct client *clients;
     uint64_t n_accepted; /* numbers the clients */
-    uint8_t *input;      /* one request's bytes */
+    uint32_t n_clients;
+    uint8_t *input; /* one request's bytes */
     size_t input_max;
     int epoll_fd, signal_fd;
     bool accepting; /* the listener is in epoll */
@@ -70,6 +72,7 @@ static void close_client(struct service *s, struct client *c)
     *(c->prev ? &c->prev->next : &s->clients) = c->next;
     if (c->next)
         c->next->prev = c->prev;
+    s->n_clients--;
     client_free(c); /* closes its descriptors, which leaves epoll */
 }
 
@@ -99,6 +102,12 @@ static void accept_one(struct service *s, const struct ipc_peer *peer)
     if (c->next)
         c->next->prev = c;
     s->clients = c;
+    s->n_clients++;
+    c->counted = policy_connect(&s->policy, account, c->refusal, sizeof c->refusal) == 0;
+    if (!c->counted && s->n_clients > s->options->connections + REFUSED_MAX) {
+        client_fail(c, -EMFILE); /* no room even to wait for its hello */
+        return;
+    }
     int r = watch(s, peer->fd, (uint64_t)(uintptr_t)c | SOURCE_SOCKET);
     if (r == 0 && peer->pidfd >= 0)
         r = watch(s, peer->pidfd, (uint64_t)(uintptr_t)c | SOURCE_PROCESS);
@@ -129,16 +138,14 @@ static void accept_all(struct service *s)
     }
 }
 
-static void greet(struct service *s, struct client *c)
+static void greet(struct client *c)
 {
-    char why[IPC_SENTENCE_MAX];
-    if (policy_connect(&s->policy, c->account, why, sizeof why) < 0) {
-        ipc_session_refuse(c->session, IPC_CODE_BUSY, why);
+    if (!c->counted) {
+        ipc_session_refuse(c->session, IPC_CODE_BUSY, c->refusal);
         c->broken = true;
-        snprintf(c->why, sizeof c->why, "refused: %.140s", why);
+        snprintf(c->why, sizeof c->why, "refused: %.140s", c->refusal);
         return;
     }
-    c->counted = true;
     int r = ipc_session_open(c->session, &ipc_limits_default, c->number);
     if (r < 0) {
         client_fail(c, r);
@@ -228,13 +235,13 @@ static bool arm_clients(struct service *s)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-static void socket_event(struct service *s, struct client *c)
+static void socket_event(struct client *c)
 {
     int r = ipc_session_receive(c->session);
     if (r < 0) {
         client_fail(c, r);
     } else if (r == IPC_RECEIVED_HELLO) {
-        greet(s, c);
+        greet(c);
     } else if (r == IPC_RECEIVED_DOORBELL && ipc_session_is_open(c->session)) {
         if (!c->awake)
             ipc_session_disarm(c->session);
@@ -258,7 +265,7 @@ static void handle(struct service *s, const struct epoll_event *event)
         if ((event->data.u64 & SOURCE_MASK) == SOURCE_PROCESS)
             client_fail(c, -ECONNRESET);
         else
-            socket_event(s, c);
+            socket_event(c);
     }
 }
 

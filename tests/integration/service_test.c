@@ -6,6 +6,7 @@
 #include "svc/sampler.h"
 #include "tests/support/quernd.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -395,6 +396,9 @@ static void cancel_and_hang_up_end_the_sequence(void **state)
 static void at_rest_uses_no_cpu(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* its runtime has a thread of its own that wakes */
+#endif
     quern *q[10];
     static struct answer a;
     uint32_t ids[10];
@@ -413,6 +417,26 @@ static void at_rest_uses_no_cpu(void **state)
     assert_int_equal(after.context_switches, before.context_switches);
     for (int i = 0; i < 10; i++)
         quern_close(q[i]);
+}
+
+static void connections_have_a_limit(void **state)
+{
+    (void)state;
+    quern *q[40];
+    int n = 0, r = 0;
+    while (n < 40 && (r = quern_connect(&q[n], service.socket)) == 0)
+        n++;
+    assert_int_equal(n, 32);
+    assert_int_equal(r, -EBUSY);
+    assert_non_null(strstr(quern_connect_error(), "32"));
+    quern_close(q[--n]);
+    for (int i = 0; i < 100 && (r = quern_connect(&q[n], service.socket)) < 0; i++)
+        usleep(20000); /* the service notices the hang-up a moment later */
+    assert_int_equal(r, 0);
+    n++;
+    while (n > 0)
+        quern_close(q[--n]);
+    nothing_runs_soon();
 }
 
 static void one_service_on_a_socket(void **state)
@@ -462,7 +486,8 @@ static void stopping_ends_what_runs_and_a_stale_socket_is_replaced(void **state)
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
     close(fd); /* a socket that nobody listens on */
-    quernd_start(&service, (const char *const[]){"--context", "512", "--threads", "2", NULL});
+    quernd_start(&service, (const char *const[]){"--context", "512", "--threads", "2",
+                                                 "--connections-per-user", "32", NULL});
 }
 
 static int start(void **state)
@@ -470,7 +495,8 @@ static int start(void **state)
     (void)state;
     quernd_prepare(&service, (const char *const[]){"--shape", "tiny", "--type", "q8_0", "--layers",
                                                    "3", "--seed", "5", NULL});
-    quernd_start(&service, (const char *const[]){"--context", "512", "--threads", "2", NULL});
+    quernd_start(&service, (const char *const[]){"--context", "512", "--threads", "2",
+                                                 "--connections-per-user", "32", NULL});
     return 0;
 }
 
@@ -492,6 +518,7 @@ int main(void)
         cmocka_unit_test(stop_strings_do_not_leak),
         cmocka_unit_test(cancel_and_hang_up_end_the_sequence),
         cmocka_unit_test(at_rest_uses_no_cpu),
+        cmocka_unit_test(connections_have_a_limit),
         cmocka_unit_test(one_service_on_a_socket),
         cmocka_unit_test(stopping_ends_what_runs_and_a_stale_socket_is_replaced),
     };

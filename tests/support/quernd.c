@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,9 +45,12 @@ static pid_t start(const char *program, const char *const *fixed, const char *co
         give_up("fork");
     if (pid > 0)
         return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves no service behind */
     int fd = log ? open(log, O_CREAT | O_WRONLY | O_APPEND, 0600) : -1;
-    if (fd >= 0)
+    if (fd >= 0) {
+        dup2(fd, STDOUT_FILENO);
         dup2(fd, STDERR_FILENO);
+    }
     execv(path, (char *const *)argv);
     perror(path);
     _exit(127);
@@ -206,8 +210,14 @@ uint64_t quernd_status(const struct quernd *q, const char *key)
     struct quern_result result;
     quern *c;
     char line[80];
-    if (quern_connect(&c, q->socket) < 0)
-        give_up("quern_connect");
+    int tries = 0;
+    while (quern_connect(&c, q->socket) < 0) { /* a hang-up is noticed a moment after it */
+        if (++tries == START_TRIES) {
+            fprintf(stderr, "%s\n", quern_connect_error());
+            exit(1);
+        }
+        usleep(20000);
+    }
     quern_request_init(&r);
     r.op = QUERN_OP_STATUS;
     if (quern_generate(c, &r, collect, &s, &result) < 0)
