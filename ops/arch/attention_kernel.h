@@ -372,7 +372,6 @@ OPS_INLINE void softmax_vecs(float *scores, const uint32_t n_vecs, int first, ui
         for (uint32_t d = 0; d < head_dim; d += 16)
             vf_store(out + d, vf_mul(vf_load(out + d), shrink));
     }
-    OPS_UNROLL
     for (uint32_t j = 0; j < n_vecs; j++) {
         const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(scores + 16 * j), vf_set1(new_max)));
         vf_store(scores + 16 * j, p);
