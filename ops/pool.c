@@ -51,6 +51,8 @@ struct ops_pool {
     bool caller_ready;
     cpu_set_t caller_mask; /* of the caller's thread before it was pinned */
     pthread_t caller;
+    ops_pool_aside_fn *aside; /* NULL: none */
+    void *aside_arg;
 
     /* The region: written by the caller while it is closed, read by those who joined. */
     ops_pool_fn *fn;
@@ -249,6 +251,12 @@ static void prepare_caller(struct ops_pool *pool)
     pool->caller_ready = true;
 }
 
+static void step_aside(struct ops_pool *pool)
+{
+    if (pool->aside && !pool->aside(pool->aside_arg))
+        pool->aside = NULL;
+}
+
 void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn, void *arg)
 {
     if (!pool->caller_ready)
@@ -256,6 +264,8 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
     if (!grain)
         grain = 1;
     if (pool->n_threads == 1 || n <= grain) {
+        if (pool->n_threads == 1)
+            step_aside(pool);
         if (n)
             fn(arg, 0, n, 0);
         return;
@@ -271,8 +281,15 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
     atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->n_sleeping))
         futex_wake_all(&pool->epoch);
+    step_aside(pool);
     work(pool, 0);
     close_region(pool);
+}
+
+void ops_pool_set_aside(struct ops_pool *pool, ops_pool_aside_fn *fn, void *arg)
+{
+    pool->aside = fn;
+    pool->aside_arg = arg;
 }
 
 static void stop_workers(struct ops_pool *pool, unsigned n_started)

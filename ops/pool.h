@@ -6,14 +6,16 @@
 #ifndef QUERN_OPS_POOL_H
 #define QUERN_OPS_POOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct ops_pool;
 
 struct ops_pool_options {
-    unsigned n_threads; /* 0: as many as affinity and cgroup cpu.max allow (ops_pool_default_threads) */
-    unsigned spin_us;   /* how long a worker spins before it sleeps; 0 takes the default */
-    int no_pinning;     /* leave placement to the scheduler (more pools than cores: tests) */
+    unsigned
+        n_threads; /* 0: as many as affinity and cgroup cpu.max allow (ops_pool_default_threads) */
+    unsigned spin_us; /* how long a worker spins before it sleeps; 0 takes the default */
+    int no_pinning;   /* leave placement to the scheduler (more pools than cores: tests) */
 };
 
 /* CPUs this process may keep busy: the affinity mask, and the smallest cgroup v2 cpu.max on the
@@ -33,5 +35,12 @@ typedef void ops_pool_fn(void *arg, size_t begin, size_t end, unsigned thread);
 /* Runs fn over [0, n) cut into chunks of at least `grain`, and returns when all is done. One
  * region at a time, always from the same thread; fn must not call back into the pool. */
 void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn, void *arg);
+
+/* Something small that the caller's thread has to do and that can wait for a good moment (a system
+ * call, say): every ops_pool_run from now on calls fn(arg) once, just after it has handed its
+ * region to the workers, until fn returns false. The workers take the caller's share meanwhile, so
+ * the region ends hardly later. NULL: nothing any more. fn must not call back into the pool. */
+typedef bool ops_pool_aside_fn(void *arg);
+void ops_pool_set_aside(struct ops_pool *pool, ops_pool_aside_fn *fn, void *arg);
 
 #endif

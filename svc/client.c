@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int client_new(struct client **ret, const struct ipc_peer *peer, uint64_t number,
-               struct account *account)
+int client_new(struct client **ret, struct client_list *list, const struct ipc_peer *peer,
+               uint64_t number, struct account *account)
 {
     struct ipc_session *session;
     int r = ipc_session_new(&session, peer);
@@ -21,14 +21,54 @@ int client_new(struct client **ret, const struct ipc_peer *peer, uint64_t number
     c->session = session;
     c->number = number;
     c->account = account;
+    c->list = list;
+    c->next = list->all;
+    if (c->next)
+        c->next->prev = c;
+    list->all = c;
+    list->n++;
     *ret = c;
     return 0;
 }
 
+void client_wake(struct client *client)
+{
+    struct client *c = client;
+    if (c->is_busy)
+        return;
+    c->is_busy = true;
+    c->prev_busy = NULL;
+    c->next_busy = c->list->busy;
+    if (c->next_busy)
+        c->next_busy->prev_busy = c;
+    c->list->busy = c;
+}
+
+static void leave_busy(struct client *c)
+{
+    *(c->prev_busy ? &c->prev_busy->next_busy : &c->list->busy) = c->next_busy;
+    if (c->next_busy)
+        c->next_busy->prev_busy = c->prev_busy;
+    c->is_busy = false;
+}
+
+void client_rest(struct client *client)
+{
+    if (client->is_busy && !client->awake && !client->broken && client->n_requests == 0)
+        leave_busy(client);
+}
+
 void client_free(struct client *client)
 {
-    if (!client)
+    struct client *c = client;
+    if (!c)
         return;
+    if (c->is_busy)
+        leave_busy(c);
+    *(c->prev ? &c->prev->next : &c->list->all) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    c->list->n--;
     if (client->leave)
         ipc_session_leave(client->session);
     else
@@ -48,6 +88,7 @@ void client_fail(struct client *client, int error)
     if (client->broken)
         return;
     client->broken = true;
+    client_wake(client); /* so that it is found and closed */
     if (error == -EPROTO)
         snprintf(client->why, sizeof client->why, "%s", ipc_session_why(client->session));
     else if (error == -ECONNRESET)

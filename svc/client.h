@@ -8,8 +8,20 @@
 
 struct request;
 
+struct client;
+
+/* All clients, and among them those that a step has to look at. A client that neither submits nor
+ * waits for an answer is not busy, and costs the step loop nothing. */
+struct client_list {
+    struct client *all;
+    struct client *busy;
+    uint32_t n;
+};
+
 struct client {
-    struct client *next, *prev; /* the service's list */
+    struct client_list *list;
+    struct client *next, *prev;           /* list->all */
+    struct client *next_busy, *prev_busy; /* list->busy, while is_busy */
     struct ipc_session *session;
     uint64_t number; /* as the journal names it */
     struct account *account;
@@ -19,15 +31,20 @@ struct client {
     bool leave;           /* what was posted may be read after the end (ipc_session_leave) */
     char refusal[160];    /* for its hello, where it is over a limit: not counted then */
     bool counted;         /* policy_connect was done */
+    bool is_busy;         /* awake, with requests in flight, or broken */
     bool awake;           /* its ring is polled between steps */
     bool broken;   /* gone or lying: to be closed by the service, nothing is posted any more */
     char why[160]; /* of broken */
 };
 
-/* Takes over peer's descriptors, also on failure. -ENOMEM. */
-int client_new(struct client **ret, const struct ipc_peer *peer, uint64_t number,
-               struct account *account);
-void client_free(struct client *client); /* has no requests any more */
+/* Puts a new one in the list. Takes over peer's descriptors, also on failure. -ENOMEM. */
+int client_new(struct client **ret, struct client_list *list, const struct ipc_peer *peer,
+               uint64_t number, struct account *account);
+void client_free(struct client *client); /* has no requests any more; leaves the list */
+
+/* To be looked at in every step, until client_rest finds that there is nothing to look at. */
+void client_wake(struct client *client);
+void client_rest(struct client *client);
 
 struct journal_context client_context(const struct client *client, uint64_t request);
 

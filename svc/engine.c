@@ -145,7 +145,7 @@ void engine_submit(struct engine *engine, struct client *client, const struct ip
 
 void engine_loaded(struct engine *engine)
 {
-    for (struct client *c = *engine->clients; c; c = c->next)
+    for (struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (struct request *q = c->requests, *next; q; q = next) {
             next = q->next;
             if (!q->prepared && !q->is_done)
@@ -157,7 +157,7 @@ void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total)
 {
     engine->load_done = done;
     engine->load_total = total;
-    for (struct client *c = *engine->clients; c; c = c->next)
+    for (struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (struct request *q = c->requests; q; q = q->next)
             if (!q->prepared)
                 post_loading(engine, q);
@@ -189,7 +189,7 @@ void engine_drop_client(struct engine *engine, struct client *client)
 
 void engine_stop(struct engine *engine)
 {
-    for (struct client *c = *engine->clients; c; c = c->next)
+    for (struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (struct request *q = c->requests, *next; q; q = next) {
             next = q->next;
             request_drop_pending(q);
@@ -210,7 +210,7 @@ void engine_pump(struct engine *engine, struct client *client)
 uint64_t engine_next_deadline(const struct engine *engine)
 {
     uint64_t first = 0;
-    for (const struct client *c = *engine->clients; c; c = c->next)
+    for (const struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (const struct request *q = c->requests; q; q = q->next)
             if (q->deadline_us && !q->is_done && (!first || q->deadline_us < first))
                 first = q->deadline_us;
@@ -220,7 +220,7 @@ uint64_t engine_next_deadline(const struct engine *engine)
 void engine_expire(struct engine *engine)
 {
     uint64_t now = engine_now_us();
-    for (struct client *c = *engine->clients; c; c = c->next)
+    for (struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (struct request *q = c->requests, *next; q; q = next) {
             next = q->next;
             if (q->deadline_us && !q->is_done && now >= q->deadline_us)

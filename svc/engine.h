@@ -23,7 +23,7 @@ struct engine_totals { /* since the start */
 struct engine {
     const struct options *options;
     struct policy *policy;
-    struct client *const *clients; /* the service's list: its head */
+    const struct client_list *clients; /* the service's: who has requests is among the busy */
     struct ops_pool *pool;
     struct model *model; /* NULL while loading */
     struct mm_kv *kv;
@@ -44,7 +44,7 @@ struct engine {
 
 /* Starts the thread pool; the model comes later. 0 or -errno with a sentence. */
 int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
-                struct client *const *clients, char *why, size_t why_size);
+                const struct client_list *clients, char *why, size_t why_size);
 void engine_done(struct engine *engine); /* no client has requests any more */
 
 /* Loads the model and makes what depends on it. `progress` is called from time to time; a negative

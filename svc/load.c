@@ -15,7 +15,7 @@ enum {
 };
 
 int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
-                struct client *const *clients, char *why, size_t why_size)
+                const struct client_list *clients, char *why, size_t why_size)
 {
     struct engine e = {
         .options = options, .policy = policy, .clients = clients, .started_us = engine_now_us()};

@@ -50,6 +50,7 @@ int request_new(struct request **ret, struct client *client, const struct ipc_re
         q->next->prev = q;
     client->requests = q;
     client->n_requests++;
+    client_wake(client);
     *ret = q;
     return 0;
 }

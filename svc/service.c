@@ -6,6 +6,7 @@
 #include "svc/engine.h"
 #include "svc/listener.h"
 #include "svc/readiness.h"
+#include "svc/watcher.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -19,9 +20,10 @@
 
 enum {
     EVENTS_MAX = 64,
-    EMPTY_POLLS_MAX = 64, /* then a quiet ring is armed and no longer polled */
-    REFUSED_MAX = 64,     /* connections beyond the limit that wait for their refusal */
-    REST_GRACE_MS = 2000, /* without work before the watchdog is disarmed */
+    EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
+    REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
+    REST_GRACE_MS = 2000,   /* without work before the watchdog is disarmed */
+    STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
     EXIT_BAD_DATA = 65,
@@ -40,10 +42,12 @@ struct service {
     struct policy policy;
     struct engine engine;
     struct readiness readiness;
-    struct client *clients;
-    uint64_t n_accepted; /* numbers the clients */
-    uint32_t n_clients;
-    uint8_t *input; /* one request's bytes */
+    struct watcher watcher;
+    struct client_list clients;
+    struct client *ring_next; /* of the busy ones, whose doorbell comes next; NULL: all are done */
+    uint64_t n_accepted;      /* numbers the clients */
+    uint32_t n_steps;         /* since the last rest */
+    uint8_t *input;           /* one request's bytes */
     size_t input_max;
     int epoll_fd, signal_fd;
     bool accepting; /* the listener is in epoll */
@@ -69,18 +73,14 @@ static void close_client(struct service *s, struct client *c)
     engine_drop_client(&s->engine, c);
     if (c->counted)
         policy_disconnect(&s->policy, c->account);
-    *(c->prev ? &c->prev->next : &s->clients) = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-    s->n_clients--;
     client_free(c); /* closes its descriptors, which leaves epoll */
 }
 
 /* Closes whoever broke since the last call. */
 static void reap(struct service *s)
 {
-    for (struct client *c = s->clients, *next; c; c = next) {
-        next = c->next;
+    for (struct client *c = s->clients.busy, *next; c; c = next) {
+        next = c->next_busy;
         if (c->broken)
             close_client(s, c);
     }
@@ -96,15 +96,10 @@ static void accept_one(struct service *s, const struct ipc_peer *peer)
             close(peer->pidfd);
         return;
     }
-    if (client_new(&c, peer, ++s->n_accepted, account) < 0)
+    if (client_new(&c, &s->clients, peer, ++s->n_accepted, account) < 0)
         return;
-    c->next = s->clients;
-    if (c->next)
-        c->next->prev = c;
-    s->clients = c;
-    s->n_clients++;
     c->counted = policy_connect(&s->policy, account, c->refusal, sizeof c->refusal) == 0;
-    if (!c->counted && s->n_clients > s->options->connections + REFUSED_MAX) {
+    if (!c->counted && s->clients.n > s->options->connections + REFUSED_MAX) {
         client_fail(c, -EMFILE); /* no room even to wait for its hello */
         return;
     }
@@ -142,8 +137,9 @@ static void greet(struct client *c)
 {
     if (!c->counted) {
         ipc_session_refuse(c->session, IPC_CODE_BUSY, c->refusal);
-        c->broken = true;
         snprintf(c->why, sizeof c->why, "refused: %.140s", c->refusal);
+        c->broken = true;
+        client_wake(c);
         return;
     }
     int r = ipc_session_open(c->session, &ipc_limits_default, c->number);
@@ -152,6 +148,7 @@ static void greet(struct client *c)
         return;
     }
     c->awake = true;
+    client_wake(c);
     struct journal_context context = client_context(c, 0);
     journal_log(JOURNAL_DEBUG, &context, "client %llu connected (uid %u, pid %d)",
                 (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid);
@@ -199,28 +196,47 @@ static void poll_client(struct service *s, struct client *c)
 
 static void poll_clients(struct service *s)
 {
-    for (struct client *c = s->clients; c; c = c->next)
+    for (struct client *c = s->clients.busy; c; c = c->next_busy)
         if (c->awake && !c->broken)
             poll_client(s, c);
 }
 
-/* Rings whoever sleeps and has got something. */
-static void ring_clients(struct service *s)
+/* Rings the next client that sleeps and has got something. False where none is left. */
+static bool ring_one(void *arg)
 {
-    for (struct client *c = s->clients; c; c = c->next) {
-        if (c->broken || !ipc_session_is_open(c->session))
-            continue;
-        int r = ipc_session_ring(c->session);
+    struct service *s = arg;
+    while (s->ring_next) {
+        struct client *c = s->ring_next;
+        int r = 0;
+        s->ring_next = c->next_busy;
+        if (!c->broken && ipc_session_is_open(c->session))
+            r = ipc_session_ring(c->session);
         if (r < 0)
             client_fail(c, r);
+        client_rest(c); /* only here: whoever rests has got its doorbell */
+        if (r > 0)
+            return true;
     }
+    return false;
+}
+
+static void ring_the_rest(struct service *s)
+{
+    while (ring_one(s))
+        ;
+}
+
+static void ring_clients(struct service *s)
+{
+    s->ring_next = s->clients.busy;
+    ring_the_rest(s);
 }
 
 /* Arms every ring. False where one of them has something already. */
 static bool arm_clients(struct service *s)
 {
     bool all = true;
-    for (struct client *c = s->clients; c; c = c->next) {
+    for (struct client *c = s->clients.busy; c; c = c->next_busy) {
         if (!c->awake || c->broken)
             continue;
         int r = ipc_session_arm(c->session);
@@ -247,6 +263,7 @@ static void socket_event(struct client *c)
             ipc_session_disarm(c->session);
         c->awake = true;
         c->empty_polls = 0;
+        client_wake(c);
     }
 }
 
@@ -269,18 +286,20 @@ static void handle(struct service *s, const struct epoll_event *event)
     }
 }
 
-/* Waits for events (timeout_ms as epoll's) and handles them; then looks at the rings. The result is
- * the number of events. */
-static int look(struct service *s, int timeout_ms)
+/* Waits for events (timeout_ms as epoll's) and handles them. Their number. */
+static int look_at_sockets(struct service *s, int timeout_ms)
 {
     struct epoll_event events[EVENTS_MAX];
     int n = epoll_wait(s->epoll_fd, events, EVENTS_MAX, timeout_ms);
     for (int i = 0; i < n; i++)
         handle(s, &events[i]);
-    poll_clients(s);
-    ring_clients(s);
-    reap(s);
     return n;
+}
+
+static void look_at_rings(struct service *s)
+{
+    poll_clients(s);
+    reap(s);
 }
 
 /* ---- the loop ------------------------------------------------------------------------------ */
@@ -289,7 +308,9 @@ static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
     engine_load_progress(&s->engine, done, total);
-    look(s, 0);
+    look_at_sockets(s, 0);
+    look_at_rings(s);
+    ring_clients(s);
     return s->stop ? -ECANCELED : 0;
 }
 
@@ -305,23 +326,47 @@ static int sleep_ms(const struct service *s, int longest)
     return longest >= 0 && ms > (uint64_t)longest ? longest : (int)ms;
 }
 
+/* One step. Doorbells for what the step before it posted are rung from inside it, one in each
+ * parallel region, while the workers compute: a doorbell costs a system call and an interrupt of
+ * another processor, and so none stands between two steps. */
+static bool step(struct service *s)
+{
+    s->ring_next = s->clients.busy;
+    ops_pool_set_aside(s->engine.pool, ring_one, s);
+    bool stepped = engine_step(&s->engine);
+    ops_pool_set_aside(s->engine.pool, NULL, NULL);
+    ring_the_rest(s); /* without a step: all of them */
+    return stepped;
+}
+
+/* Sleeps until something happens or is due. Every ring is armed. */
+static void rest(struct service *s)
+{
+    watcher_call_off(&s->watcher);
+    s->n_steps = 0;
+    if (!s->readiness.armed)
+        look_at_sockets(s, sleep_ms(s, -1));
+    else if (look_at_sockets(s, sleep_ms(s, REST_GRACE_MS)) == 0)
+        readiness_rest(&s->readiness);
+}
+
 static void serve(struct service *s)
 {
     while (!s->stop) {
-        look(s, 0);
+        /* Within a run of steps the watcher says when to look: no system call. */
+        if (s->n_steps < STEPS_BEFORE_WATCH || watcher_saw(&s->watcher))
+            look_at_sockets(s, 0);
+        look_at_rings(s);
         engine_expire(&s->engine);
         if (engine_is_runnable(&s->engine))
             readiness_work(&s->readiness, engine_now_us());
-        if (engine_step(&s->engine)) {
-            ring_clients(s);
-            continue;
-        }
-        if (s->stop || !arm_clients(s))
-            continue;
-        if (!s->readiness.armed)
-            look(s, sleep_ms(s, -1));
-        else if (look(s, sleep_ms(s, REST_GRACE_MS)) == 0)
-            readiness_rest(&s->readiness);
+        bool stepped = step(s);
+        if (stepped && s->n_steps < STEPS_BEFORE_WATCH)
+            s->n_steps++;
+        if (!stepped && !s->stop && arm_clients(s))
+            rest(s);
+        else if (s->n_steps == STEPS_BEFORE_WATCH)
+            watcher_watch(&s->watcher);
     }
 }
 
@@ -332,9 +377,9 @@ static void wind_down(struct service *s)
     readiness_stopping();
     engine_stop(&s->engine);
     ring_clients(s);
-    while (s->clients) {
-        s->clients->leave = true;
-        close_client(s, s->clients);
+    while (s->clients.all) {
+        s->clients.all->leave = true;
+        close_client(s, s->clients.all);
     }
 }
 
@@ -364,12 +409,16 @@ static int open_descriptors(struct service *s, char *why, size_t why_size)
         return r;
     }
     s->accepting = true;
-    return 0;
+    r = watcher_init(&s->watcher, s->epoll_fd);
+    if (r < 0)
+        snprintf(why, why_size, "The watching thread cannot be started: %s.", strerror(-r));
+    return r;
 }
 
 static void close_descriptors(struct service *s)
 {
     ipc_listener_done(&s->listener);
+    watcher_done(&s->watcher);
     if (s->epoll_fd >= 0)
         close(s->epoll_fd);
     if (s->signal_fd >= 0)

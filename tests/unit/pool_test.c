@@ -225,10 +225,50 @@ static void isa_names_and_refusals(void **state)
     assert_true(ops_isa_supported(OPS_ISA_SCALAR));
 }
 
+struct aside {
+    int calls, wanted;
+};
+
+static bool count_down(void *arg)
+{
+    struct aside *aside = arg;
+    aside->calls++;
+    return aside->calls < aside->wanted;
+}
+
+/* Once in each region, until it says that it is done; then not again. */
+static void an_aside_runs_once_a_region(void **state)
+{
+    (void)state;
+    for (unsigned n_threads = 1; n_threads <= 3; n_threads++) {
+        static struct tally tally;
+        struct aside aside = {.wanted = 3};
+        struct ops_pool *pool;
+        assert_int_equal(ops_pool_new(&pool, &(struct ops_pool_options){.n_threads = n_threads}),
+                         0);
+        ops_pool_set_aside(pool, count_down, &aside);
+        for (int i = 0; i < 6; i++) {
+            memset(&tally, 0, sizeof tally);
+            tally.n = 100;
+            tally.n_threads = n_threads;
+            ops_pool_run(pool, tally.n, 1, count_indices, &tally);
+            assert_int_equal(aside.calls, i < 3 ? i + 1 : 3);
+            for (size_t k = 0; k < tally.n; k++)
+                assert_int_equal(tally.hits[k], 1);
+        }
+        ops_pool_set_aside(pool, count_down, &aside);
+        ops_pool_set_aside(pool, NULL, NULL);
+        ops_pool_run(pool, tally.n, 1, count_indices, &tally);
+        assert_int_equal(aside.calls, 3);
+        ops_pool_free(pool);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_index_once),
+        cmocka_unit_test(an_aside_runs_once_a_region),
         cmocka_unit_test(wakes_after_sleep),
         cmocka_unit_test(idle_uses_no_cpu),
         cmocka_unit_test(float_mode_is_set),
