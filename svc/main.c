@@ -1,11 +1,14 @@
 /* quernd: one of the verbs that look at a model and end, or the service. */
 #include "svc/cmd/cmd.h"
+#include "svc/config.h"
 #include "svc/journal.h"
 #include "svc/options.h"
 #include "svc/service.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *verb;
@@ -15,10 +18,36 @@ static const struct {
     {"quantize", cmd_quantize}, {"perplexity", cmd_perplexity},
 };
 
+static void print_problem(void *arg, const char *problem)
+{
+    (void)arg;
+    fprintf(stderr, "%s\n", problem);
+}
+
+/* Every problem of the configuration, and whether its model can be opened. */
+static int check_config(struct options *options)
+{
+    char why[512];
+    const char *path = options->config ? options->config : "the command line";
+    int r = options->config
+                ? config_read(options, options->config, print_problem, NULL, why, sizeof why)
+                : 0;
+    if (r < 0 && r != -EINVAL) /* the others were printed */
+        fprintf(stderr, "%s\n", why);
+    if (r == 0 && !options->model)
+        fprintf(stderr, "%s: no model is named; add \"model = FILE\" to [service].\n", path);
+    else if (r == 0 && access(options->model, R_OK) < 0)
+        fprintf(stderr, "%s: the model %s cannot be read: %s.\n", path, options->model,
+                strerror(errno));
+    else if (r == 0)
+        return printf("%s: no problem found\n", path), CMD_OK;
+    return CMD_CONFIG;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
-    char why[256];
+    char why[512];
 
     for (size_t i = 0; argc > 1 && i < sizeof verbs / sizeof *verbs; i++)
         if (!strcmp(argv[1], verbs[i].verb))
@@ -32,8 +61,15 @@ int main(int argc, char **argv)
         fputs(options.help ? options_help : "quernd " QUERN_VERSION "\n", stdout);
         return CMD_OK;
     }
+    if (options.check_config) {
+        int code = check_config(&options);
+        options_done(&options);
+        return code;
+    }
     journal_init(options.verbose > 1 ? JOURNAL_DEBUG
                  : options.verbose   ? JOURNAL_INFO
                                      : JOURNAL_NOTICE);
-    return service_run(&options);
+    int code = service_run(&options);
+    options_done(&options);
+    return code;
 }

@@ -1,132 +1,119 @@
-/* Command line and environment of quernd (see options.h). */
+/* The table of options, and their command line (see options.h). */
 #include "svc/options.h"
 
+#include "svc/config.h"
+
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char options_help[] =
-    "quernd: serve a Qwen2 model to the programs of this machine through shared memory\n"
-    "\n"
-    "usage: quernd --model FILE [option …]     serve\n"
-    "       quernd VERB [option …]             bench, logits, inspect, quantize, perplexity\n"
-    "\n"
-    "  --model FILE             the model, GGUF (the first file of a split set)\n"
-    "  --socket PATH            where to listen (default /run/quern/quern.sock, or the user's)\n"
-    "  --threads N              threads that compute (default: what affinity and cgroup allow)\n"
-    "  --context N              positions that a sequence may have (default 8192 or the model's)\n"
-    "  --kv f32|f16|q8_0        type of cached keys and values (default f16)\n"
-    "  --kv-bytes SIZE          memory for them (default four contexts, at most a quarter of "
-    "memory)\n"
-    "  --sequences N            requests computed at once (default 16)\n"
-    "  --huge-pages prefer|require|off\n"
-    "  --image auto|off|FILE    packed weights for the next start (default auto: beside the "
-    "model,\n"
-    "                           else in $CACHE_DIRECTORY; models above 64 MiB)\n"
-    "  --store auto|off|hugetlbfs|FOLDER\n"
-    "                           keep loaded weights over a restart (default auto: with systemd)\n"
-    "  --memory-limit SIZE      what weights and cache may take together (K, M, G)\n"
-    "  --token-gap-ms N         what a prompt may add between two tokens of others (default 100)\n"
-    "  --queue N                requests that may wait (default 1024)\n"
-    "  --connections N          clients at once (default 1024)\n"
-    "  --connections-per-user N clients of one user at once (default 256)\n"
-    "  --requests-per-user N    requests of one user at once (default 512)\n"
-    "  --share-prefixes         users share cached prompts (timing then shows what others asked)\n"
-    "  -v, --verbose            say more\n"
+    "quernd [--config FILE] [OPTION…]   serve a Qwen2 model through shared memory\n"
+    "quernd VERB …                      bench, logits, inspect, quantize, perplexity\n"
+    "  --config FILE|off         settings (/etc/quern/quern.conf; off with --model)\n"
+    "  --check-config            say what is wrong with them, and end\n"
+    "  --model FILE              GGUF, the first file of a split set\n"
+    "  --socket PATH             where to listen (/run/quern/quern.sock)\n"
+    "  --threads N               that compute (as many as there are cores)\n"
+    "  --context N               positions of a sequence (8192 or the model's)\n"
+    "  --sequences N             computed at once (16)\n"
+    "  --kv f32|f16|q8_0  --kv-bytes SIZE      cached keys and values (f16)\n"
+    "  --huge-pages prefer|require|off         (prefer)\n"
+    "  --image auto|off|FILE                   packed weights for the next start\n"
+    "  --store auto|off|hugetlbfs|FOLDER       weights kept over a restart\n"
+    "  --memory-limit SIZE       weights and cache together, such as 512M or 4G\n"
+    "  --token-gap-ms N          what a prompt may add between others' tokens (100)\n"
+    "  --queue N                 requests that may wait (1024)\n"
+    "  --connections N  --connections-per-user N  --requests-per-user N\n"
+    "  --share-prefixes          users share cached prompts\n"
+    "  -v, --verbose             say more\n"
     "  --help, --version\n"
-    "\n"
-    "SIGTERM ends the service cleanly. Exit codes: 0, 64 usage, 65 model damaged or of a kind not\n"
-    "served, 66 model cannot be opened, 70 our own error, 71 the machine refuses (memory, "
-    "socket).\n"
-    "QUERN_ISA=scalar|avx2|avx512|avx512vnni|amx chooses a lower instruction set than the best.\n";
+    "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";
 
-enum option_id {
-    OPT_MODEL = 256,
-    OPT_SOCKET,
-    OPT_THREADS,
-    OPT_CONTEXT,
-    OPT_KV,
-    OPT_KV_BYTES,
-    OPT_SEQUENCES,
-    OPT_HUGE_PAGES,
-    OPT_IMAGE,
-    OPT_STORE,
-    OPT_MEMORY_LIMIT,
-    OPT_TOKEN_GAP,
-    OPT_QUEUE,
-    OPT_CONNECTIONS,
-    OPT_CONNECTIONS_PER_USER,
-    OPT_REQUESTS_PER_USER,
-    OPT_SHARE_PREFIXES,
-    OPT_HELP,
-    OPT_VERSION,
+#define CONFIG_DEFAULT "/etc/quern/quern.conf"
+
+static const struct option_word kv_words[] = {
+    {"f32", OPS_KV_F32}, {"f16", OPS_KV_F16}, {"q8_0", OPS_KV_Q8_0}, {NULL, 0}};
+static const struct option_word huge_words[] = {
+    {"prefer", MM_HUGE_PREFER}, {"require", MM_HUGE_REQUIRE}, {"off", MM_HUGE_OFF}, {NULL, 0}};
+
+#define FIELD(f) .offset = offsetof(struct options, f)
+#define LIVE     .live = true
+
+const struct option_row options_table[] = {
+    {"model", "service", OPTION_TEXT, FIELD(model)},
+    {"socket", "service", OPTION_TEXT, FIELD(socket)},
+    {"threads", "service", OPTION_NUMBER, .low = 1, .high = 1024, FIELD(threads)},
+    {"verbose", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 2, FIELD(verbose)},
+    {"huge-pages", "memory", OPTION_WORD, .words = huge_words, FIELD(huge_pages)},
+    {"memory-limit", "memory", OPTION_SIZE, FIELD(memory_limit_bytes)},
+    {"kv", "memory", OPTION_WORD, .words = kv_words, FIELD(kv_type)},
+    {"kv-bytes", "memory", OPTION_SIZE, FIELD(kv_bytes)},
+    {"image", "memory", OPTION_OFF, FIELD(image)},
+    {"store", "memory", OPTION_OFF, FIELD(store)},
+    {"context", "requests", OPTION_NUMBER, .low = 64, .high = 1u << 20, FIELD(context)},
+    {"sequences", "requests", OPTION_NUMBER, .low = 1, .high = 256, FIELD(sequences)},
+    {"token-gap-ms", "requests", OPTION_NUMBER, .low = 1, .high = 60000, FIELD(token_gap_ms)},
+    {"queue", "requests", OPTION_NUMBER, .low = 1, .high = 1u << 20, FIELD(queue)},
+    {"connections", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 1u << 16,
+     FIELD(connections)},
+    {"connections-per-user", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 1u << 16,
+     FIELD(connections_per_user)},
+    {"requests-per-user", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 1u << 20,
+     FIELD(requests_per_user)},
+    {"share-prefixes", "requests", OPTION_FLAG, LIVE, FIELD(share_prefixes)},
+    {"config", NULL, OPTION_OFF, FIELD(config)},
+    {"check-config", NULL, OPTION_FLAG, FIELD(check_config)},
+    {"help", NULL, OPTION_FLAG, FIELD(help)},
+    {"version", NULL, OPTION_FLAG, FIELD(version)},
+    {0},
 };
 
-static const struct option long_options[] = {
-    {"model", required_argument, NULL, OPT_MODEL},
-    {"socket", required_argument, NULL, OPT_SOCKET},
-    {"threads", required_argument, NULL, OPT_THREADS},
-    {"context", required_argument, NULL, OPT_CONTEXT},
-    {"kv", required_argument, NULL, OPT_KV},
-    {"kv-bytes", required_argument, NULL, OPT_KV_BYTES},
-    {"sequences", required_argument, NULL, OPT_SEQUENCES},
-    {"huge-pages", required_argument, NULL, OPT_HUGE_PAGES},
-    {"image", required_argument, NULL, OPT_IMAGE},
-    {"store", required_argument, NULL, OPT_STORE},
-    {"memory-limit", required_argument, NULL, OPT_MEMORY_LIMIT},
-    {"token-gap-ms", required_argument, NULL, OPT_TOKEN_GAP},
-    {"queue", required_argument, NULL, OPT_QUEUE},
-    {"connections", required_argument, NULL, OPT_CONNECTIONS},
-    {"connections-per-user", required_argument, NULL, OPT_CONNECTIONS_PER_USER},
-    {"requests-per-user", required_argument, NULL, OPT_REQUESTS_PER_USER},
-    {"share-prefixes", no_argument, NULL, OPT_SHARE_PREFIXES},
-    {"verbose", no_argument, NULL, 'v'},
-    {"help", no_argument, NULL, OPT_HELP},
-    {"version", no_argument, NULL, OPT_VERSION},
-    {NULL, 0, NULL, 0},
+enum { N_OPTIONS = sizeof options_table / sizeof *options_table - 1 };
+
+struct option_text {
+    struct option_text *next;
+    char text[];
 };
 
-static const struct {
-    enum option_id id;
-    const char *word;
-    int value;
-} words[] = {
-    {OPT_KV, "f32", OPS_KV_F32},
-    {OPT_KV, "f16", OPS_KV_F16},
-    {OPT_KV, "q8_0", OPS_KV_Q8_0},
-    {OPT_HUGE_PAGES, "prefer", MM_HUGE_PREFER},
-    {OPT_HUGE_PAGES, "require", MM_HUGE_REQUIRE},
-    {OPT_HUGE_PAGES, "off", MM_HUGE_OFF},
-};
+/* ---- values -------------------------------------------------------------------------------- */
 
-static const char *option_name(int id)
+static int keep_text(struct options *o, const char **field, const char *text)
 {
-    for (const struct option *o = long_options; o->name; o++)
-        if (o->val == id)
-            return o->name;
-    return "?";
+    size_t n = strlen(text) + 1;
+    struct option_text *t = malloc(sizeof *t + n);
+    if (!t)
+        return -ENOMEM;
+    memcpy(t->text, text, n);
+    t->next = o->texts;
+    o->texts = t;
+    *field = t->text;
+    return 0;
 }
 
 /* A whole decimal number from low to high. */
-static int parse_number(int id, const char *text, uint32_t low, uint32_t high, uint32_t *ret,
-                        char *why, size_t why_size)
+static int set_number(uint32_t *field, const struct option_row *row, const char *text, char *why,
+                      size_t why_size)
 {
     char *end;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end || errno || value < low || value > high) {
-        snprintf(why, why_size, "--%s takes a number from %u to %u, not \"%.40s\".",
-                 option_name(id), low, high, text);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value < row->low || value > row->high) {
+        snprintf(why, why_size, "takes a number from %u to %u, not \"%.40s\".", row->low, row->high,
+                 text);
         return -EINVAL;
     }
-    *ret = (uint32_t)value;
+    *field = (uint32_t)value;
     return 0;
 }
 
 /* Bytes, with K, M, G or T for powers of 1,024. */
-static int parse_size(int id, const char *text, uint64_t *ret, char *why, size_t why_size)
+static int set_size(uint64_t *field, const char *text, char *why, size_t why_size)
 {
     static const char suffixes[] = "KMGT";
     char *end;
@@ -136,90 +123,207 @@ static int parse_size(int id, const char *text, uint64_t *ret, char *why, size_t
     int shift = suffix ? 10 * (int)(suffix - suffixes + 1) : 0;
     if (text[0] < '0' || text[0] > '9' || errno || value == 0 || value > UINT64_MAX >> shift ||
         (*end && (!suffix || end[1]))) {
-        snprintf(why, why_size, "--%s takes a size such as 512M or 4G, not \"%.40s\".",
-                 option_name(id), text);
+        snprintf(why, why_size, "takes a size such as 512M or 4G, not \"%.40s\".", text);
         return -EINVAL;
     }
-    *ret = value << shift;
+    *field = value << shift;
     return 0;
 }
 
-static int parse_word(int id, const char *text, int *ret, char *why, size_t why_size)
+static int set_word(int *field, const struct option_row *row, const char *text, char *why,
+                    size_t why_size)
 {
     char known[80] = "";
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        if ((int)words[i].id != id)
-            continue;
-        if (!strcmp(words[i].word, text)) {
-            *ret = words[i].value;
+    for (const struct option_word *w = row->words; w->word; w++) {
+        if (!strcmp(w->word, text)) {
+            *field = w->value;
             return 0;
         }
         size_t n = strlen(known);
-        snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", words[i].word);
+        snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", w->word);
     }
-    snprintf(why, why_size, "--%s takes one of %s, not \"%.40s\".", option_name(id), known, text);
+    snprintf(why, why_size, "takes one of %s, not \"%.40s\".", known, text);
     return -EINVAL;
 }
 
-static int parse_one(struct options *o, int id, const char *text, char *why, size_t why_size)
+static int set_flag(bool *field, const char *text, char *why, size_t why_size)
 {
-    int word = 0, r = 0;
-    switch (id) {
-    case OPT_MODEL:
-        o->model = text;
-        break;
-    case OPT_SOCKET:
-        o->socket = text;
-        break;
-    case OPT_THREADS:
-        return parse_number(id, text, 1, 1024, &o->threads, why, why_size);
-    case OPT_CONTEXT:
-        return parse_number(id, text, 64, 1u << 20, &o->context, why, why_size);
-    case OPT_KV:
-        r = parse_word(id, text, &word, why, why_size);
-        if (r == 0)
-            o->kv_type = (enum ops_kv_type)word;
-        break;
-    case OPT_KV_BYTES:
-        return parse_size(id, text, &o->kv_bytes, why, why_size);
-    case OPT_SEQUENCES:
-        return parse_number(id, text, 1, 256, &o->sequences, why, why_size);
-    case OPT_HUGE_PAGES:
-        r = parse_word(id, text, &word, why, why_size);
-        if (r == 0)
-            o->huge_pages = (enum mm_huge_policy)word;
-        break;
-    case OPT_IMAGE:
-        o->image = strcmp(text, "off") ? text : NULL;
-        break;
-    case OPT_STORE:
-        o->store = strcmp(text, "off") ? text : NULL;
-        break;
-    case OPT_MEMORY_LIMIT:
-        return parse_size(id, text, &o->memory_limit_bytes, why, why_size);
-    case OPT_TOKEN_GAP:
-        return parse_number(id, text, 1, 60000, &o->token_gap_ms, why, why_size);
-    case OPT_QUEUE:
-        return parse_number(id, text, 1, 1u << 20, &o->queue, why, why_size);
-    case OPT_CONNECTIONS:
-        return parse_number(id, text, 1, 1u << 16, &o->connections, why, why_size);
-    case OPT_CONNECTIONS_PER_USER:
-        return parse_number(id, text, 1, 1u << 16, &o->connections_per_user, why, why_size);
-    case OPT_REQUESTS_PER_USER:
-        return parse_number(id, text, 1, 1u << 20, &o->requests_per_user, why, why_size);
-    case OPT_SHARE_PREFIXES:
-        o->share_prefixes = true;
-        break;
-    case 'v':
-        o->verbose++;
-        break;
-    case OPT_HELP:
-        o->help = true;
-        break;
-    case OPT_VERSION:
-        o->version = true;
-        break;
+    if (!strcmp(text, "yes") || !strcmp(text, "no")) {
+        *field = text[0] == 'y';
+        return 0;
     }
+    snprintf(why, why_size, "takes yes or no, not \"%.40s\".", text);
+    return -EINVAL;
+}
+
+int options_set(struct options *options, const struct option_row *row, const char *text, char *why,
+                size_t why_size)
+{
+    void *field = (char *)options + row->offset;
+    switch (row->kind) {
+    case OPTION_TEXT:
+        if (!*text) {
+            snprintf(why, why_size, "needs a value.");
+            return -EINVAL;
+        }
+        return keep_text(options, field, text);
+    case OPTION_OFF:
+        if (!strcmp(text, "off")) {
+            *(const char **)field = NULL;
+            return 0;
+        }
+        return keep_text(options, field, text);
+    case OPTION_NUMBER:
+        return set_number(field, row, text, why, why_size);
+    case OPTION_SIZE:
+        return set_size(field, text, why, why_size);
+    case OPTION_WORD:
+        _Static_assert(sizeof(enum ops_kv_type) == sizeof(int), "words are enums");
+        return set_word(field, row, text, why, why_size);
+    case OPTION_FLAG:
+        return set_flag(field, text, why, why_size);
+    }
+    return -EINVAL;
+}
+
+static size_t width_of(const struct option_row *row)
+{
+    return row->kind == OPTION_SIZE   ? sizeof(uint64_t)
+           : row->kind == OPTION_FLAG ? sizeof(bool)
+                                      : sizeof(uint32_t);
+}
+
+bool options_equal(const struct options *a, const struct options *b, const struct option_row *row)
+{
+    const void *x = (const char *)a + row->offset, *y = (const char *)b + row->offset;
+    if (row->kind != OPTION_TEXT && row->kind != OPTION_OFF)
+        return !memcmp(x, y, width_of(row));
+    const char *s = *(const char *const *)x, *t = *(const char *const *)y;
+    return s == t || (s && t && !strcmp(s, t));
+}
+
+int options_copy(struct options *to, const struct options *from, const struct option_row *row)
+{
+    void *x = (char *)to + row->offset;
+    const void *y = (const char *)from + row->offset;
+    if (row->kind != OPTION_TEXT && row->kind != OPTION_OFF) {
+        memcpy(x, y, width_of(row));
+        return 0;
+    }
+    const char *text = *(const char *const *)y;
+    if (text)
+        return keep_text(to, x, text);
+    *(const char **)x = NULL;
+    return 0;
+}
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+const struct option_row *options_find(const char *name)
+{
+    for (const struct option_row *row = options_table; row->name; row++)
+        if (!strcmp(row->name, name))
+            return row;
+    return NULL;
+}
+
+const char *options_nearest(const char *name, const char *section)
+{
+    const char *best = NULL;
+    unsigned best_distance = UINT_MAX;
+    for (const struct option_row *row = options_table; row->name; row++) {
+        if (section && (!row->section || strcmp(row->section, section)))
+            continue;
+        unsigned distance = config_distance(name, row->name);
+        if (distance < best_distance) {
+            best_distance = distance;
+            best = row->name;
+        }
+    }
+    return best && best_distance <= 1 + strlen(best) / 4 ? best : NULL;
+}
+
+/* ---- the command line ------------------------------------------------------------------------ */
+
+/* getopt's table, made from ours; long options have numbers from 256. */
+static void make_long_options(struct option *ret)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        ret[i] = (struct option){options_table[i].name,
+                                 options_table[i].kind == OPTION_FLAG ? optional_argument
+                                                                      : required_argument,
+                                 NULL, 256 + (int)i};
+    /* "--verbose" stands for "-v": once more each time; "--verbose=2" sets it. */
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (!strcmp(ret[i].name, "verbose"))
+            ret[i].has_arg = optional_argument;
+}
+
+static int bad_option(int id, const char *word, char *why, size_t why_size)
+{
+    char name[64];
+    if (id == ':') {
+        snprintf(why, why_size, "\"%.60s\" needs a value; see quernd --help.", word);
+        return -EINVAL;
+    }
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(word + strspn(word, "-"), "="),
+             word + strspn(word, "-"));
+    const char *nearest = options_find(name) ? NULL : options_nearest(name, NULL);
+    snprintf(why, why_size, "\"%.60s\" is not an option of quernd%s%s%s; see quernd --help.", word,
+             nearest ? ", did you mean \"--" : ", or takes no value", nearest ? nearest : "",
+             nearest ? "\"" : "");
+    return -EINVAL;
+}
+
+/* Reads argv into *o; only what decides about the configuration where `first`. */
+static int read_arguments(struct options *o, int argc, char **argv, bool first, char *why,
+                          size_t why_size)
+{
+    struct option long_options[N_OPTIONS + 1] = {0};
+    make_long_options(long_options);
+    opterr = 0;
+    optind = 0; /* glibc: start over: this is called twice */
+    for (;;) {
+        int at = optind ? optind : 1;
+        int id = getopt_long(argc, argv, "+:v", long_options, NULL);
+        if (id == -1)
+            break;
+        if (id == '?' || id == ':')
+            return bad_option(id, argv[at], why, why_size);
+        const struct option_row *row = id == 'v' ? NULL : &options_table[id - 256];
+        if (first && (!row || (strcmp(row->name, "config") && strcmp(row->name, "model") &&
+                               strcmp(row->name, "check-config"))))
+            continue;
+        if (!row || (!optarg && !strcmp(row->name, "verbose"))) {
+            o->verbose++;
+            continue;
+        }
+        int n = snprintf(why, why_size, "--%s ", row->name);
+        int r = options_set(o, row, optarg ? optarg : "yes", why + n, why_size - (size_t)n);
+        if (r < 0)
+            return r;
+    }
+    if (optind < argc) {
+        snprintf(why, why_size,
+                 "\"%.60s\" is neither an option nor a verb of quernd; see quernd --help.",
+                 argv[optind]);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* Which file to read, from the words of the command line alone. */
+static int choose_config(struct options *o, int argc, char **argv, char *why, size_t why_size)
+{
+    static const char unset[] = "";
+    struct options words = {.config = unset};
+    int r = read_arguments(&words, argc, argv, true, why, why_size);
+    if (r == 0 && words.config != unset)
+        r = options_copy(o, &words, options_find("config"));
+    else if (r == 0 && (words.check_config || (!words.model && access(CONFIG_DEFAULT, F_OK) == 0)))
+        o->config = CONFIG_DEFAULT;
+    o->check_config = words.check_config;
+    options_done(&words);
     return r;
 }
 
@@ -241,35 +345,33 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
     };
     if (o.isa && !*o.isa)
         o.isa = NULL;
-    opterr = 0;
-    optind = 0; /* glibc: start over, so that a test may call this more than once */
-    for (;;) {
-        int at = optind ? optind : 1;
-        int id = getopt_long(argc, argv, "+:v", long_options, NULL);
-        if (id == -1)
-            break;
-        if (id == '?' || id == ':') {
-            const char *problem =
-                id == ':' ? "needs a value" : "is not an option of quernd, or takes no value";
-            snprintf(why, why_size, "\"%.60s\" %s; see quernd --help.", argv[at], problem);
-            return -EINVAL;
-        }
-        int r = parse_one(&o, id, optarg, why, why_size);
-        if (r < 0)
-            return r;
+    int r = choose_config(&o, argc, argv, why, why_size);
+    const char *config = o.config;
+    if (r == 0 && config && !o.check_config)
+        r = config_read(&o, config, NULL, NULL, why, why_size);
+    if (r == 0)
+        r = read_arguments(&o, argc, argv, false, why, why_size);
+    o.config = config;
+    if (r == 0 && !o.model && !o.help && !o.version && !o.check_config) {
+        snprintf(why, why_size, "No model was named: start quernd with --model FILE%s.",
+                 config ? ", or name one in the configuration" : "");
+        r = -EINVAL;
     }
-    if (optind < argc) {
-        snprintf(why, why_size,
-                 "\"%.60s\" is neither an option nor a verb of quernd; see quernd --help.",
-                 argv[optind]);
-        return -EINVAL;
-    }
-    if (!o.model && !o.help && !o.version) {
-        snprintf(why, why_size, "No model was named: start quernd with --model FILE.");
-        return -EINVAL;
+    if (r < 0) {
+        options_done(&o);
+        return r;
     }
     *ret = o;
     return 0;
+}
+
+void options_done(struct options *options)
+{
+    while (options->texts) {
+        struct option_text *next = options->texts->next;
+        free(options->texts);
+        options->texts = next;
+    }
 }
 
 int options_default_socket(char *ret, size_t size)

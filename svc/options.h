@@ -1,4 +1,7 @@
-/* What quernd was asked to do: command line and environment, checked once. */
+/* What quernd was asked to do: command line, configuration and environment, checked once.
+ *
+ * One table (options.c) names every option; the command line, quern.conf (config.h), --check-config
+ * and a reload (reload.h) all read it, so that none of them knows an option that another does not. */
 #ifndef QUERN_SVC_OPTIONS_H
 #define QUERN_SVC_OPTIONS_H
 
@@ -9,13 +12,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct option_text; /* a string that belongs to the options it was set in */
+
 struct options {
-    bool help, version; /* print that and end */
-    unsigned verbose;
+    bool help, version, check_config; /* print that and end */
+    const char *config;               /* the file that was read, or NULL: none */
+    uint32_t verbose;
     const char *model;  /* path; NULL where not given */
     const char *socket; /* path; NULL: the default, see options_default_socket */
     const char *isa;    /* QUERN_ISA, or NULL for the best */
-    unsigned threads;   /* 0: as many as affinity and cgroup allow */
+    uint32_t threads;   /* 0: as many as affinity and cgroup allow */
     uint32_t context;   /* positions a sequence may have; 0: the smaller of the model's and 8,192 */
     enum ops_kv_type kv_type;
     enum mm_huge_policy huge_pages;
@@ -31,11 +37,57 @@ struct options {
     uint32_t connections_per_user; /* clients of one uid */
     uint32_t requests_per_user;    /* requests of one uid, waiting or running */
     bool share_prefixes;           /* the prefix cache is shared by all uids */
+    struct option_text *texts;     /* options_done frees them */
 };
 
-/* Fills *ret. 0, or -EINVAL with one sentence that names the option and what it may be. The strings
- * in *ret belong to argv and the environment. */
+/* One row of the table. */
+struct option_row {
+    const char *name;    /* "--name" on the command line, "name = value" in the file */
+    const char *section; /* of the file; NULL: command line only */
+    enum option_kind {
+        OPTION_TEXT,   /* const char * */
+        OPTION_OFF,    /* const char *, "off" is NULL */
+        OPTION_NUMBER, /* uint32_t, low … high */
+        OPTION_SIZE,   /* uint64_t, bytes */
+        OPTION_WORD,   /* an enum, one of `words` */
+        OPTION_FLAG,   /* bool: yes or no; without a value on the command line */
+    } kind;
+    bool live; /* a reload changes it in a running service */
+    uint32_t low, high;
+    size_t offset; /* in struct options */
+    const struct option_word {
+        const char *word;
+        int value;
+    } * words; /* ends with a NULL word */
+};
+
+extern const struct option_row options_table[]; /* ends with a NULL name */
+
+/* The row of a name, or NULL. */
+const struct option_row *options_find(const char *name);
+
+/* The name in the table that is nearest to a misspelt one (restricted to a section where that is not
+ * NULL), or NULL where none is near. */
+const char *options_nearest(const char *name, const char *section);
+
+/* Sets one option from its text, which is copied. 0, or -EINVAL with the rest of a sentence that
+ * begins with the option's name; -ENOMEM. */
+int options_set(struct options *options, const struct option_row *row, const char *text, char *why,
+                size_t why_size);
+
+/* Whether two sets of options agree in a row. */
+bool options_equal(const struct options *a, const struct options *b, const struct option_row *row);
+
+/* Takes a row's value over from `from` to `to`. 0 or -ENOMEM. */
+int options_copy(struct options *to, const struct options *from, const struct option_row *row);
+
+/* Fills *ret: defaults, then the configuration file, then the command line. A file is read where
+ * --config names one; else /etc/quern/quern.conf, where neither --config nor --model was given (and
+ * none with --check-config: that is the caller's to do). 0,
+ * or -EINVAL with one sentence that names the option (or file and line) and what it may be. What
+ * was filled is freed by options_done. */
 int options_parse(struct options *ret, int argc, char **argv, char *why, size_t why_size);
+void options_done(struct options *options);
 
 /* Where the service listens when nothing was said: $QUERN_SOCKET, else quern.sock in
  * $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/quern, else in /run/quern. 0 or -ENAMETOOLONG. */

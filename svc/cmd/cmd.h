@@ -10,6 +10,7 @@ enum cmd_exit {
     CMD_BAD_DATA = 65, /* a file that is damaged or of a kind not read */
     CMD_NO_INPUT = 66, /* a file that cannot be opened */
     CMD_OURS = 70,     /* memory, disk, or our own mistake */
+    CMD_CONFIG = 78,   /* a problem in quern.conf */
 };
 
 int cmd_inspect(int argc, char **argv);    /* shapes, types, sizes, what a model would need */

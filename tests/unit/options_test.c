@@ -46,14 +46,18 @@ static void takes_what_the_help_says(void **state)
     assert_int_equal(o.verbose, 2);
     assert_null(o.image);
     assert_string_equal(o.store, "hugetlbfs");
+    options_done(&o);
 
     assert_int_equal(PARSE(&o, why, "--model", "m"), 0);
     assert_int_equal(o.threads, 0);
     assert_int_equal(o.kv_type, OPS_KV_F16);
     assert_string_equal(o.image, "auto");
     assert_string_equal(o.store, "auto");
-    assert_int_equal(PARSE(&o, why, "--help"), 0);
+    assert_null(o.config);
+    options_done(&o);
+    assert_int_equal(PARSE(&o, why, "--help", "--config=off"), 0);
     assert_true(o.help);
+    options_done(&o);
 }
 
 static void names_each_mistake(void **state)
@@ -71,10 +75,14 @@ static void names_each_mistake(void **state)
         {{"--model", "m", "--memory-limit", "3X", NULL}, "--memory-limit takes a size"},
         {{"--model", "m", "--memory-limit", "99999999999T", NULL}, "--memory-limit"},
         {{"--model", "m", "--memory-limit", "1KK", NULL}, "--memory-limit"},
-        {{"--model", "m", "--treads", "2", NULL}, "\"--treads\" is not an option"},
+        {{"--model", "m", "--treads", "2", NULL}, "did you mean \"--threads\""},
+        {{"--model", "m", "--grind", NULL}, "\"--grind\" is not an option"},
+        {{"--model", "m", "--share-prefixes=perhaps", NULL}, "--share-prefixes takes yes or no"},
+        {{"--model", "", NULL}, "--model needs a value"},
         {{"--model", NULL}, "\"--model\" needs a value"},
         {{"--model", "m", "serve", NULL}, "\"serve\" is neither"},
-        {{"-v", NULL}, "--model FILE"},
+        {{"-v", "--config", "off", NULL}, "--model FILE"},
+        {{"--config", "/nonexistent/quern.conf", NULL}, "/nonexistent/quern.conf cannot be read"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct options o;
@@ -93,6 +101,7 @@ static void reads_the_environment(void **state)
     setenv("QUERN_ISA", "scalar", 1);
     assert_int_equal(PARSE(&o, why, "--model", "m"), 0);
     assert_string_equal(o.isa, "scalar");
+    options_done(&o);
     unsetenv("QUERN_ISA");
     setenv("QUERN_SOCKET", "/a/b", 1);
     assert_int_equal(options_default_socket(path, sizeof path), 0);
