@@ -45,6 +45,7 @@ endif
 
 # ---- sources: a new file in a folder needs no line here ------------------------------------
 SRC_IPC := $(wildcard ipc/*.c)
+SRC_CHAT := $(wildcard chat/*.c)
 SRC_OPS := $(wildcard ops/*.c ops/arch/*.c)
 SRC_MM := $(wildcard mm/*.c)
 SRC_SVC := $(filter-out svc/main.c,$(wildcard svc/*.c svc/model/*.c svc/text/*.c svc/cmd/*.c))
@@ -62,9 +63,9 @@ BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/be
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
-OBJ_CORE := $(call obj,$(SRC_SVC) $(SRC_MM) $(SRC_OPS) $(SRC_IPC))
+OBJ_CORE := $(call obj,$(SRC_SVC) $(SRC_MM) $(SRC_OPS) $(SRC_IPC) $(SRC_CHAT))
 OBJ_LIB := $(call obj,$(SRC_LIB))
-OBJ_CLI := $(call obj,$(SRC_CLI))
+OBJ_CLI := $(call obj,$(SRC_CLI) $(SRC_CHAT))
 
 # ---- instruction sets: the file name says which; chosen at run time, never -march=native ----
 ISA_AVX2 := -mavx2 -mfma -mf16c
@@ -155,7 +156,7 @@ $(BUILD)/libquern.so: $(OBJ_LIB) client/lib/libquern.map
 
 $(BUILD)/quern: $(OBJ_CLI) $(BUILD)/libquern.a
 	$(if $(filter 1,$(V)),,@echo "  LD    $@")
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -ledit -lm
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -lxxhash -ledit -lm
 
 $(BUILD)/quern.pc: client/lib/quern.pc.in Makefile
 	@mkdir -p $(@D)

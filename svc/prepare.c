@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-static const char *const role_names[] = {"system", "user", "assistant"};
+static const char *const role_names[] = {"system", "user", "assistant", "tool"};
 
 int prepare_init(struct prepare *prepare, const struct model *model, uint32_t context,
                  uint32_t page_len, uint32_t score_rows, size_t input_bytes_max)
@@ -21,7 +21,7 @@ int prepare_init(struct prepare *prepare, const struct model *model, uint32_t co
                         .score_rows = score_rows,
                         .n_ids_max = input_bytes_max + 4096};
     if (model_tokenizer(model))
-        p.family = text_chat_family(model_tokenizer(model), NULL);
+        p.family = text_chat_family(model_tokenizer(model), &p.family_known);
     p.ids = malloc(p.n_ids_max * sizeof *p.ids);
     if (!p.ids)
         return -ENOMEM;
@@ -62,7 +62,7 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
     struct ipc_chat_cursor cursor = {0};
     struct ipc_part part;
     size_t n = 0, count = ipc_chat_count(q->input, q->r.input_bytes);
-    struct text_message *messages = calloc(count ? count : 1, sizeof *messages);
+    struct chat_message *messages = calloc(count ? count : 1, sizeof *messages);
     if (!messages) {
         request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
                     "No memory was left for the messages.");
@@ -70,12 +70,13 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
     }
     while (n < count && ipc_chat_next(q->input, q->r.input_bytes, &cursor, &part) == 1) {
         const char *role = role_names[part.role];
-        messages[n++] = (struct text_message){.role = {role, strlen(role)},
+        messages[n++] = (struct chat_message){.role = {role, strlen(role)},
                                               .content = {(const char *)part.bytes, part.length}};
     }
-    int r = text_chat_encode(model_tokenizer(p->model), p->family, messages, n,
-                             !(q->r.flags & IPC_FLAG_RAW_CHAT), true, p->ids, p->n_ids_max, ret_n,
-                             why, sizeof why);
+    const struct chat_conversation conversation = {.messages = messages, .n_messages = n};
+    const struct chat_options options = {.no_default_system = q->r.flags & IPC_FLAG_RAW_CHAT};
+    int r = text_chat_encode(model_tokenizer(p->model), p->family, &conversation, &options, p->ids,
+                             p->n_ids_max, ret_n, why, sizeof why);
     free(messages);
     if (r == -ENOSPC)
         return encode_error(q, r, *ret_n, p->n_ids_max);

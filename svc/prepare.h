@@ -11,7 +11,8 @@
 
 struct prepare {
     const struct model *model;
-    enum text_chat_family family;
+    enum chat_family family; /* of the prompt template */
+    enum chat_known family_known;
     uint32_t context;    /* positions a sequence may have */
     uint32_t page_len;   /* of the KV pool */
     uint32_t score_rows; /* rows of a scoring step at most */

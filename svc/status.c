@@ -44,6 +44,9 @@ static void model_lines(FILE *f, const struct engine *e)
     count(f, "default_top_k", d->top_k);
     line(f, "default_top_p", "%g", (double)d->top_p);
     line(f, "default_repetition_penalty", "%g", (double)d->repetition_penalty);
+    line(f, "default_min_p", "0");
+    line(f, "default_presence_penalty", "0");
+    line(f, "default_frequency_penalty", "0");
     count(f, "default_max_tokens", PREPARE_MAX_TOKENS);
 }
 
@@ -121,7 +124,9 @@ char *status_info_text(const struct engine *engine, size_t *ret_n)
     count(f, "vocabulary", shape->n_tokens);
     count(f, "vocabulary_rows", shape->n_vocab);
     line(f, "tokenizer", "%s", model_tokenizer(engine->model) ? "yes" : "no");
-    if (model_tokenizer(engine->model))
-        line(f, "chat_family", "%s", text_chat_family_name(engine->prepare.family));
+    if (model_tokenizer(engine->model)) {
+        line(f, "chat_family", "%s", chat_family_name(engine->prepare.family));
+        line(f, "chat_template", "%s", chat_known_name(engine->prepare.family_known));
+    }
     return fclose(f) == 0 ? text : NULL;
 }

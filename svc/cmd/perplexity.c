@@ -160,10 +160,13 @@ static int encode_chat(struct perplexity *p, const struct text_tokenizer *tokeni
         return CMD_BAD_DATA;
     }
     const size_t n_request = (size_t)(tab - line), n_answer = size - n_request - 1;
-    const struct text_message message = {{"user", 4}, {line, n_request}};
+    const struct chat_message message = {.role = {"user", 4}, .content = {line, n_request}};
+    const struct chat_conversation conversation = {.messages = &message, .n_messages = 1};
+    const struct chat_options plain = {0};
+    enum chat_known known;
     char why[256] = "";
     size_t n_prompt, n;
-    int r = text_chat_encode(tokenizer, text_chat_family(tokenizer, NULL), &message, 1, true, true,
+    int r = text_chat_encode(tokenizer, text_chat_family(tokenizer, &known), &conversation, &plain,
                              p->tokens, p->window, &n_prompt, why, sizeof why);
     if (r == 0)
         r = text_encode(tokenizer, tab + 1, n_answer, false, p->tokens + n_prompt,

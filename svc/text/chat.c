@@ -1,7 +1,6 @@
-/* ChatML. A conversation becomes runs of text with control tokens between them; a run goes through
- * the encoder as a whole, since the split pattern sees across the borders of role, line end and
- * content ("user\n" + "\nhello" has one piece of two line ends). */
-#define _GNU_SOURCE /* memmem */
+/* Segments to ids (see chat.h). A run of text goes through the encoder as a whole, since the split
+ * pattern sees across the borders of role, line end and content ("user\n" + "\nhello" has one piece
+ * of two line ends). */
 #include "svc/text/chat.h"
 
 #include <errno.h>
@@ -9,253 +8,102 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Room for what a template puts around a message's text, its role and tags. */
-enum { TAGS_ROOM = 64 };
-
-struct family {
-    const char *name;
-    const char *system;  /* the default system message */
-    bool last_turn_open; /* no <|im_end|> after the last message, unless the assistant is to speak;
-                            and it does not speak after itself */
-    bool tool_in_user;   /* the role "tool" is shown in a user's turn, in tags */
-};
-
-static const struct family families[] = {
-    [TEXT_CHAT_QWEN2] = {"qwen2", "You are a helpful assistant.", false, false},
-    [TEXT_CHAT_QWEN1_5] = {"qwen1.5", "You are a helpful assistant", false, false},
-    [TEXT_CHAT_QWEN1_5_EARLY] = {"qwen1.5-early", "You are a helpful assistant", true, false},
-    [TEXT_CHAT_QWEN2_5] = {"qwen2.5",
-                           "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-                           false, true},
-};
-
-static bool has(struct text_span span, const char *part)
+enum chat_family text_chat_family(const struct text_tokenizer *tokenizer,
+                                  enum chat_known *ret_known)
 {
-    return span.s && memmem(span.s, span.len, part, strlen(part)) != NULL;
+    struct text_span jinja = text_tokenizer_template(tokenizer);
+
+    return chat_family_of(jinja.s, jinja.len, ret_known);
 }
 
-enum text_chat_family text_chat_family(const struct text_tokenizer *tokenizer, bool *ret_known)
-{
-    struct text_span text = text_tokenizer_template(tokenizer);
-    enum text_chat_family family = TEXT_CHAT_QWEN2;
-    bool known = true;
-
-    if (has(text, families[TEXT_CHAT_QWEN2_5].system))
-        family = TEXT_CHAT_QWEN2_5;
-    else if (has(text, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>") ||
-             has(text, "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>"))
-        family = TEXT_CHAT_QWEN2;
-    else if (has(text, "<|im_start|>system\nYou are a helpful assistant<|im_end|>") ||
-             has(text, "<|im_start|>system\\nYou are a helpful assistant<|im_end|>"))
-        family = has(text, "(loop.last and add_generation_prompt) or not loop.last")
-                     ? TEXT_CHAT_QWEN1_5_EARLY
-                     : TEXT_CHAT_QWEN1_5;
-    else
-        known = false;
-    if (ret_known)
-        *ret_known = known;
-    return family;
-}
-
-const char *text_chat_family_name(enum text_chat_family family)
-{
-    return families[family].name;
-}
-
-const char *text_chat_default_system(enum text_chat_family family)
-{
-    return families[family].system;
-}
-
-static bool span_is(struct text_span span, const char *s)
-{
-    return span.len == strlen(s) && memcmp(span.s, s, span.len) == 0;
-}
-
-static bool role_known(struct text_span role)
-{
-    return span_is(role, "system") || span_is(role, "user") || span_is(role, "assistant") ||
-           span_is(role, "tool");
-}
-
-/* Where the prompt grows: ids counted all, kept up to max; text waits in `run` for its end. */
+/* Where the prompt grows: ids counted all, kept up to max. */
 struct prompt {
     const struct text_tokenizer *tokenizer;
     uint32_t *ids;
     size_t max, n;
-    char *run; /* room for the longest run of text */
-    size_t run_len;
 };
 
-static void run_add(struct prompt *prompt, const char *s, size_t n)
-{
-    if (n > 0)
-        memcpy(prompt->run + prompt->run_len, s, n);
-    prompt->run_len += n;
-}
-
-/* Encodes the run of text, without special tokens. */
-static int run_end(struct prompt *prompt)
+static int text_add(struct prompt *prompt, const char *s, size_t len)
 {
     size_t room = prompt->n < prompt->max ? prompt->max - prompt->n : 0, n;
-    int r = text_encode(prompt->tokenizer, prompt->run, prompt->run_len, false,
-                        room > 0 ? prompt->ids + prompt->n : NULL, room, &n);
+    int r = text_encode(prompt->tokenizer, s, len, false, room > 0 ? prompt->ids + prompt->n : NULL,
+                        room, &n);
 
     if (r < 0 && r != -ENOSPC)
         return r;
     prompt->n += n;
-    prompt->run_len = 0;
     return 0;
 }
 
-static void control_add(struct prompt *prompt, uint32_t id)
+static void id_add(struct prompt *prompt, uint32_t id)
 {
     if (prompt->n < prompt->max)
         prompt->ids[prompt->n] = id;
     prompt->n++;
 }
 
-/* <|im_start|>role, after the text so far. */
-static int turn_begin(struct prompt *prompt, const char *role, size_t role_len)
+static uint32_t token_of(const struct text_tokenizer *tokenizer, const char *text,
+                         const struct chat_segment *segment)
 {
-    int r = run_end(prompt);
+    char name[64];
 
-    if (r < 0)
-        return r;
-    control_add(prompt, text_tokenizer_ids(prompt->tokenizer)->im_start);
-    run_add(prompt, role, role_len);
-    return 0;
+    if (segment->kind == CHAT_TEXT || segment->length >= sizeof name ||
+        memchr(text + segment->offset, 0, segment->length))
+        return TEXT_NO_ID;
+    memcpy(name, text + segment->offset, segment->length);
+    name[segment->length] = '\0';
+    return text_special_id(tokenizer, name);
 }
 
-/* <|im_end|> and the line end that begins the next run. */
-static int turn_end(struct prompt *prompt)
+/* How many segments from the first on are one text: those of kind text, and tokens that the
+ * vocabulary does not have. They must lie end to end, as they do in what a template makes. */
+static size_t run_of(const struct text_tokenizer *tokenizer, const char *text,
+                     const struct chat_segment *segments, size_t n, size_t *ret_length)
 {
-    int r = run_end(prompt);
+    size_t i = 0, end = segments[0].offset;
 
-    if (r < 0)
-        return r;
-    control_add(prompt, text_tokenizer_ids(prompt->tokenizer)->im_end);
-    run_add(prompt, "\n", 1);
-    return 0;
+    while (i < n && segments[i].offset == end && segments[i].kind != CHAT_CONTROL &&
+           token_of(tokenizer, text, &segments[i]) == TEXT_NO_ID)
+        end += segments[i++].length;
+    *ret_length = end - segments[0].offset;
+    return i;
 }
 
-static int turn_add(struct prompt *prompt, struct text_span role, struct text_span content,
-                    bool ends)
+int text_segments_encode(const struct text_tokenizer *tokenizer, const char *text,
+                         const struct chat_segment *segments, size_t n, uint32_t *ids, size_t max,
+                         size_t *ret_n, char *why, size_t why_size)
 {
-    int r = turn_begin(prompt, role.s, role.len);
-
-    if (r < 0)
-        return r;
-    run_add(prompt, "\n", 1);
-    run_add(prompt, content.s, content.len);
-    return ends ? turn_end(prompt) : 0;
-}
-
-/* What a tool said; neighbours share one turn of the user. */
-static int tool_add(struct prompt *prompt, struct text_span content, bool begins, bool ends)
-{
-    static const char open[] = "\n<tool_response>\n", close[] = "\n</tool_response>";
-    int r = begins ? turn_begin(prompt, "user", 4) : 0;
-
-    if (r < 0)
-        return r;
-    run_add(prompt, open, sizeof open - 1);
-    run_add(prompt, content.s, content.len);
-    run_add(prompt, close, sizeof close - 1);
-    return ends ? turn_end(prompt) : 0;
-}
-
-static int message_add(struct prompt *prompt, const struct family *family,
-                       const struct text_message *messages, size_t n, size_t i,
-                       bool add_generation_prompt)
-{
-    const struct text_message *m = &messages[i];
-    bool last = i + 1 == n;
-
-    if (family->tool_in_user && span_is(m->role, "tool"))
-        return tool_add(prompt, m->content, i == 0 || !span_is(messages[i - 1].role, "tool"),
-                        last || !span_is(messages[i + 1].role, "tool"));
-    return turn_add(prompt, m->role, m->content,
-                    !family->last_turn_open || !last || add_generation_prompt);
-}
-
-/* What can be wrong with the messages; *ret_index is the message, *ret_room the room that all of
- * their text needs, tags counted in. */
-static int messages_check(const struct text_message *messages, size_t n, size_t *ret_index,
-                          size_t *ret_room, char *why, size_t why_size)
-{
-    size_t offset;
-
-    *ret_index = 0;
-    *ret_room = 0;
-    if (n == 0) {
-        snprintf(why, why_size, "the conversation has no message");
-        return -EINVAL;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const struct text_message *m = &messages[i];
-        *ret_index = i;
-        if (!role_known(m->role)) {
-            snprintf(why, why_size,
-                     "message %zu has a role that is none of system, user, assistant, tool", i);
-            return -EINVAL;
-        }
-        if (!text_utf8_valid(m->content.s, m->content.len, &offset)) {
-            snprintf(why, why_size, "message %zu is no valid UTF-8 at byte %zu", i, offset);
-            return -EILSEQ;
-        }
-        if (__builtin_add_overflow(*ret_room, m->content.len + TAGS_ROOM, ret_room)) {
-            snprintf(why, why_size, "the messages are too long");
-            return -ENOMEM;
-        }
-    }
-    return 0;
-}
-
-int text_chat_encode(const struct text_tokenizer *tokenizer, enum text_chat_family family,
-                     const struct text_message *messages, size_t n, bool default_system,
-                     bool add_generation_prompt, uint32_t *ids, size_t max, size_t *ret_n,
-                     char *why, size_t why_size)
-{
-    const struct family *f = &families[family];
-    const struct text_span system = {"system", 6}, stand_in = {f->system, strlen(f->system)};
     struct prompt prompt = {.tokenizer = tokenizer, .ids = ids, .max = max};
-    size_t index, room;
+    size_t length;
     int r;
 
-    if (text_tokenizer_ids(tokenizer)->im_start == TEXT_NO_ID ||
-        text_tokenizer_ids(tokenizer)->im_end == TEXT_NO_ID) {
-        snprintf(why, why_size,
-                 "the model has no chat tokens (<|im_start|>, <|im_end|>): "
-                 "give it plain text");
-        return -ENOTSUP;
-    }
-    r = messages_check(messages, n, &index, &room, why, why_size);
-    if (r < 0) {
-        *ret_n = index;
-        return r;
-    }
-    prompt.run = malloc(room + stand_in.len + TAGS_ROOM);
-    if (!prompt.run) {
-        r = -ENOMEM;
-        goto say_why;
-    }
-    if (default_system && !span_is(messages[0].role, "system"))
-        r = turn_add(&prompt, system, stand_in, true);
-    for (size_t i = 0; i < n && r == 0; i++)
-        r = message_add(&prompt, f, messages, n, i, add_generation_prompt);
-    if (r == 0 && add_generation_prompt &&
-        !(f->last_turn_open && span_is(messages[n - 1].role, "assistant"))) {
-        r = turn_begin(&prompt, "assistant", 9);
-        run_add(&prompt, "\n", 1);
-    }
-    if (r == 0)
-        r = run_end(&prompt);
-    free(prompt.run);
-say_why:
-    if (r < 0) {
-        snprintf(why, why_size, "not enough memory for the prompt");
-        return r;
+    for (size_t i = 0; i < n;) {
+        const struct chat_segment *s = &segments[i];
+        uint32_t id = token_of(tokenizer, text, s);
+        if (id != TEXT_NO_ID) {
+            id_add(&prompt, id);
+            i++;
+            continue;
+        }
+        if (s->kind == CHAT_CONTROL) {
+            snprintf(why, why_size,
+                     "the model has no control token \"%.*s\": its vocabulary is not made for "
+                     "this kind of prompt",
+                     (int)(s->length < 64 ? s->length : 64), text + s->offset);
+            return -ENOTSUP;
+        }
+        size_t n_run = run_of(tokenizer, text, s, n - i, &length);
+        r = text_add(&prompt, text + s->offset, length);
+        if (r == -EILSEQ) {
+            snprintf(why, why_size, "segment %zu is no valid UTF-8", i);
+            *ret_n = i;
+            return r;
+        }
+        if (r < 0) {
+            snprintf(why, why_size, "not enough memory for the prompt");
+            return r;
+        }
+        i += n_run;
     }
     *ret_n = prompt.n;
     if (prompt.n > max) {
@@ -264,4 +112,37 @@ say_why:
         return -ENOSPC;
     }
     return 0;
+}
+
+static int check_utf8(const struct chat_conversation *c, size_t *ret_index, char *why,
+                      size_t why_size)
+{
+    size_t offset;
+
+    for (size_t i = 0; i < c->n_messages; i++) {
+        struct chat_span content = c->messages[i].content;
+        if (text_utf8_valid(content.s, content.len, &offset))
+            continue;
+        snprintf(why, why_size, "message %zu is no valid UTF-8 at byte %zu", i, offset);
+        *ret_index = i;
+        return -EILSEQ;
+    }
+    return 0;
+}
+
+int text_chat_encode(const struct text_tokenizer *tokenizer, enum chat_family family,
+                     const struct chat_conversation *conversation,
+                     const struct chat_options *options, uint32_t *ids, size_t max, size_t *ret_n,
+                     char *why, size_t why_size)
+{
+    struct chat_prompt prompt = {0};
+    int r = check_utf8(conversation, ret_n, why, why_size);
+
+    if (r == 0)
+        r = chat_render(&prompt, family, conversation, options, ret_n, why, why_size);
+    if (r == 0)
+        r = text_segments_encode(tokenizer, prompt.text.s, prompt.segments, prompt.n, ids, max,
+                                 ret_n, why, why_size);
+    chat_prompt_done(&prompt);
+    return r;
 }

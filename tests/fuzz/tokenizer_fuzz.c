@@ -108,9 +108,11 @@ static void text_try(const struct text_tokenizer *t, struct text_span text, bool
             check(text_encode(t, text.s, text.len, special, ids, n - 1, &n_again) == -ENOSPC);
             check(n_again == n);
         }
-        struct text_message message = {{"user", 4}, text};
+        const struct chat_message message = {.role = {"user", 4}, .content = {text.s, text.len}};
+        const struct chat_conversation conversation = {.messages = &message, .n_messages = 1};
+        const struct chat_options options = {0};
         char why[200];
-        r = text_chat_encode(t, TEXT_CHAT_QWEN2, &message, 1, true, true, ids, text.len, &n, why,
+        r = text_chat_encode(t, CHAT_QWEN2, &conversation, &options, ids, text.len, &n, why,
                              sizeof why);
         check(r == 0 || r == -ENOSPC || r == -ENOTSUP);
     }

@@ -1,0 +1,28 @@
+/* A text that grows: what the renderer and the tool parser write into. */
+#ifndef QUERN_CHAT_TEXT_H
+#define QUERN_CHAT_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Bytes that belong to somebody else; not terminated. */
+struct chat_span {
+    const char *s;
+    size_t len;
+};
+
+/* Begin with zeros. Where memory runs out, `failed` stays set and nothing more is added, so that a
+ * caller looks once at the end. */
+struct chat_text {
+    char *s; /* n bytes and a zero byte after them; NULL while nothing was added */
+    size_t n, capacity;
+    bool failed;
+};
+
+void chat_text_add(struct chat_text *text, const char *s, size_t n);
+void chat_text_puts(struct chat_text *text, const char *s);
+void chat_text_done(struct chat_text *text);
+
+bool chat_span_is(struct chat_span span, const char *s);
+
+#endif
