@@ -130,7 +130,8 @@ int mm_arena_open_file(struct mm_arena *ret, size_t size, int fd)
     if (fs.f_type != HUGETLBFS_MAGIC || (fs.f_bsize != PAGE_1G && fs.f_bsize != PAGE_2M))
         return -ENODEV;
     size_t page = (size_t)fs.f_bsize;
-    if (size == 0 || size > SIZE_MAX / 2 || (uint64_t)st.st_size != round_up(size, page))
+    if (size == 0 || size > SIZE_MAX / 2 || (uint64_t)st.st_size < size ||
+        (uint64_t)st.st_size % page != 0 || (uint64_t)st.st_size > SIZE_MAX / 2)
         return -ESTALE;
     void *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)

@@ -55,8 +55,8 @@ int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size);
  * is short, said in `why`. */
 int mm_arena_begin_file(struct mm_arena *ret, size_t size, int fd, char *why, size_t why_size);
 
-/* Maps a finished hugetlb file of this size read-only (see mm_arena_seal); takes the descriptor.
- * -ENODEV, -ESTALE (another size) or -ENOMEM. */
+/* Maps a finished hugetlb file of at least this size read-only (see mm_arena_seal); takes the
+ * descriptor. -ENODEV, -ESTALE (too small) or -ENOMEM. */
 int mm_arena_open_file(struct mm_arena *ret, size_t size, int fd);
 
 /* Makes a finished arena read-only at the same address, for good where it is a memfd: sealed, it

@@ -147,9 +147,22 @@ const char *mm_image_mode(const struct mm_image *image)
     return mm_reader_mode(image->reader);
 }
 
-void mm_image_content(const struct mm_image *image, uint64_t ret_content[2])
+void mm_image_info(const struct mm_image *image, struct mm_image_info *ret)
 {
-    memcpy(ret_content, image->header.content, sizeof image->header.content);
+    const struct image_header *header = &image->header;
+    struct stat st;
+    *ret = (struct mm_image_info){.layout = header->layout,
+                                  .content = {header->content[0], header->content[1]},
+                                  .file_bytes = header->file_bytes,
+                                  .n_sections = header->n_sections};
+    ret->own = fstat(mm_reader_file_fd(image->reader, 0), &st) == 0 &&
+               (st.st_uid == geteuid() || st.st_uid == 0) &&
+               (st.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+const char *mm_image_section_name(const struct mm_image *image, unsigned i)
+{
+    return i < image->header.n_sections ? image->header.sections[i].name : "";
 }
 
 uint64_t mm_image_header_checksum(const struct image_header *header)

@@ -11,6 +11,7 @@
 
 #include "mm/reader.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -39,16 +40,27 @@ void mm_image_free(struct mm_image *image);
 /* Length of a section, or -ENOENT. */
 int mm_image_section(const struct mm_image *image, const char *name, uint64_t *ret_length);
 
+/* What the header says, for a person. The sections' names are terminated, and a stranger's. */
+struct mm_image_info {
+    uint64_t layout;
+    uint64_t content[2]; /* hash of the source's bytes, as the writer gave it */
+    uint64_t file_bytes;
+    unsigned n_sections;
+    bool own; /* the file belongs to us or to root: nobody else wrote what is in it */
+};
+void mm_image_info(const struct mm_image *image, struct mm_image_info *ret);
+const char *mm_image_section_name(const struct mm_image *image, unsigned i);
+
 /* Called as a section arrives; a negative return ends the read with it. */
 typedef int mm_image_progress_fn(void *arg, uint64_t bytes_done);
 
-/* Reads a section into memory of at least its length (page-aligned: without a copy) and compares
- * its checksum: -EBADMSG where it does not match, and what is in `into` is then not to be used. */
+/* Reads a section into memory of at least its length (page-aligned: without a copy; NULL: nowhere)
+ * and compares its checksum: -EBADMSG where it does not match, and what is in `into` is then not to
+ * be used. */
 int mm_image_read(struct mm_image *image, const char *name, void *into,
                   mm_image_progress_fn *progress, void *arg, char *why, size_t why_size);
 
 const char *mm_image_mode(const struct mm_image *image); /* see mm_reader_mode */
-void mm_image_content(const struct mm_image *image, uint64_t ret_content[2]);
 
 /* ---- writing ------------------------------------------------------------------------------- */
 

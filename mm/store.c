@@ -246,7 +246,7 @@ static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store
             else if (seals < 0 || (seals & SEALS) != SEALS)
                 wrong = "it is not sealed";
             else if (mm_arena_open_file(ret, size, fd) < 0)
-                wrong = "it has another size";
+                wrong = "it is too small";
             if (wrong != NULL) {
                 mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", name, wrong);
                 remove_from_systemd(name);
@@ -280,7 +280,7 @@ static int adopt_from_folder(struct mm_arena *ret, const struct mm_store *store,
             wrong = "it is no file of ours";
             if (fd >= 0 && check_file(fd) == 0) {
                 wrong = flock(fd, LOCK_SH | LOCK_NB) < 0        ? "it is being dropped"
-                        : mm_arena_open_file(ret, size, fd) < 0 ? "it has another size"
+                        : mm_arena_open_file(ret, size, fd) < 0 ? "it is too small"
                                                                 : NULL;
             }
             if (wrong == NULL) {

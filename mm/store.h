@@ -34,7 +34,7 @@ struct mm_store {
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
                   size_t why_size);
 
-/* Maps the arena of our key read-only, if it is there with this size. Drops all others that nobody
+/* Maps the arena of our key read-only, if it is there with this size or more. Drops all others that nobody
  * uses; `why` says which and for what reason. 0, or -ENOENT. */
 int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t size, char *why,
                    size_t why_size);

@@ -11,6 +11,7 @@
 #include "svc/model/shape.h"
 #include "svc/model/vocab.h"
 #include "svc/model/weights.h"
+#include "svc/text/tables.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,6 +30,7 @@ struct model {
     char notes[1536];
 };
 
+static int check_vocab(struct model *model, char *why, size_t why_size);
 static int set_rope(struct model *model, const struct model_options *options, char *why,
                     size_t why_size);
 static int check_budget(const struct model *model, const struct model_options *options,
@@ -51,31 +53,30 @@ int model_load(struct model **ret, const char *path, const struct model_options 
     if (r == 0)
         r = model_weights_plan(&model->weights, gguf, &model->shape, why, why_size);
     if (r == 0)
-        r = model_vocab_read(&model->tokenizer, gguf, why, why_size);
-    if (r == 0 && model->tokenizer && text_n_vocab(model->tokenizer) > model->shape.n_vocab) {
-        snprintf(why, why_size,
-                 "the vocabulary has %" PRIu32 " tokens where token_embd.weight has %" PRIu32
-                 " rows",
-                 text_n_vocab(model->tokenizer), model->shape.n_vocab);
-        r = -EBADMSG;
-    }
-    if (r < 0)
-        goto free_model;
-    if (model->tokenizer)
-        model->shape.n_tokens = text_n_vocab(model->tokenizer);
-    r = model_sampling_read(&model->sampling, gguf, &model->shape, model->tokenizer, why, why_size);
-    if (r == 0)
-        r = set_rope(model, options, why, why_size);
-    if (r == 0) {
         model_residence_find(&model->residence, &model->weights, gguf, options, model->notes,
                              sizeof model->notes);
-        r = check_budget(model, options, ops_pool_n_threads(pool), why, why_size);
+    /* Building the tokenizer takes longer than all else of a warm start: not where tables lie ready. */
+    if (r == 0 && !model->residence.adopted && !model->residence.image) {
+        r = model_vocab_read(&model->tokenizer, gguf, why, why_size);
+        if (r == 0)
+            r = check_vocab(model, why, why_size);
+        if (r == 0 && model->tokenizer)
+            model->residence.tables_bytes = text_tables_bytes(model->tokenizer);
     }
+    if (r == 0)
+        r = set_rope(model, options, why, why_size);
+    if (r == 0)
+        r = check_budget(model, options, ops_pool_n_threads(pool), why, why_size);
     if (r == 0)
         r = ops_rope_new(&model->rope, &model->shape.rope);
     if (r == 0)
-        r = model_residence_load(&model->residence, &model->weights, gguf, options, pool,
-                                 model->notes, sizeof model->notes, why, why_size);
+        r = model_residence_load(&model->residence, &model->weights, &model->tokenizer, gguf,
+                                 options, pool, model->notes, sizeof model->notes, why, why_size);
+    if (r == 0)
+        r = check_vocab(model, why, why_size);
+    if (r == 0)
+        r = model_sampling_read(&model->sampling, gguf, &model->shape, model->tokenizer, why,
+                                why_size);
     if (r < 0)
         goto free_model;
     set_name(model, gguf);
@@ -94,10 +95,25 @@ void model_free(struct model *model)
     if (!model)
         return;
     model_residence_done(&model->residence);
+    text_tokenizer_free(model->tokenizer); /* its tables lie in the arena of the weights */
     model_weights_done(&model->weights);
-    text_tokenizer_free(model->tokenizer);
     ops_rope_free(model->rope);
     free(model);
+}
+
+static int check_vocab(struct model *model, char *why, size_t why_size)
+{
+    uint32_t n = model->tokenizer ? text_n_vocab(model->tokenizer) : 0;
+    if (n > model->shape.n_vocab) {
+        snprintf(why, why_size,
+                 "the vocabulary has %" PRIu32 " tokens where token_embd.weight has %" PRIu32
+                 " rows",
+                 n, model->shape.n_vocab);
+        return -EBADMSG;
+    }
+    if (model->tokenizer)
+        model->shape.n_tokens = n;
+    return 0;
 }
 
 /* The file's RoPE, or the caller's; the table is as long as what will be served. */
@@ -145,14 +161,13 @@ static int check_budget(const struct model *model, const struct model_options *o
 {
     uint32_t context = model->shape.rope.n_positions;
     uint64_t pages = ((uint64_t)context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
-    uint64_t weights = model->weights.arena_bytes;
+    uint64_t weights = model_residence_bytes(&model->residence, &model->weights);
     uint64_t kv;
     if (__builtin_mul_overflow(pages * model->shape.n_layers,
                                forward_kv_slice_bytes(model, options->kv_type), &kv))
         kv = UINT64_MAX / 4;
     uint64_t scratch = forward_bytes(model, FORWARD_CHUNK, context, n_threads) +
-                       ops_rope_bytes(&model->shape.rope) +
-                       (model->tokenizer ? text_tokenizer_bytes(model->tokenizer) : 0);
+                       ops_rope_bytes(&model->shape.rope);
     uint64_t total = weights + kv + scratch, ordinary = total;
 
     struct mm_memory memory;

@@ -3,6 +3,8 @@
 #include "svc/model/residence.h"
 
 #include "mm/why.h"
+#include "svc/model/vocab.h"
+#include "svc/text/tables.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,17 +19,21 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define SECTION        "weights"
-#define SUFFIX         ".quern"
-#define AUTO_BYTES_MIN (64ull << 20) /* smaller models pack faster than an image is worth */
-#define WAIT_POLLS_MAX 6000          /* of a tenth of a second, for another service that packs */
+#define WEIGHTS          "weights" /* sections of the image */
+#define TABLES           "tokenizer"
+#define TABLES_PAGE      4096 /* they begin at a multiple: read without a copy */
+#define TABLES_BYTES_MAX (1ull << 30)
+#define SUFFIX           ".quern"
+#define AUTO_BYTES_MIN   (64ull << 20) /* smaller models pack faster than an image is worth */
+#define WAIT_POLLS_MAX   6000          /* of a tenth of a second, for another service that packs */
 
 struct model_image_job {
     pthread_t thread;
     struct mm_image_writer *writer;
     struct mm_image_key key;
     uint64_t content[2];
-    struct mm_image_part part; /* the arena: read-only, and mapped until the job has ended */
+    struct mm_image_part parts[2]; /* of the arena: read-only, and mapped until the job has ended */
+    unsigned n_parts;
     void (*done_fn)(int error, const char *sentence);
     int stop; /* atomic: set by the owner */
     int done; /* atomic: notes are complete */
@@ -48,13 +54,19 @@ struct reading { /* progress of reading an image */
 
 static int identify(struct mm_image_key *ret, const struct gguf *gguf,
                     const struct model_weights *weights);
+static void open_image(struct model_residence *residence, const struct model_weights *weights,
+                       char *path, char *notes, size_t notes_size);
+static void close_image(struct model_residence *residence);
 static int read_image(struct model_residence *residence, struct model_weights *weights,
-                      const char *path, const struct model_options *options, char *notes,
-                      size_t notes_size);
+                      const struct model_options *options, char *notes, size_t notes_size);
 static int pack(struct model_residence *residence, struct model_weights *weights,
-                const struct gguf *gguf, const struct model_options *options, struct ops_pool *pool,
+                const struct text_tokenizer *tokenizer, const struct gguf *gguf,
+                const struct model_options *options, struct ops_pool *pool,
                 struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
                 size_t why_size);
+static int take_tables(const struct model_residence *residence, const struct model_weights *weights,
+                       struct text_tokenizer **tokenizer, const struct gguf *gguf, bool own,
+                       char *notes, size_t notes_size, char *why, size_t why_size);
 static char *image_path(const struct gguf *gguf, const struct model_options *options,
                         const struct model_weights *weights, bool in_cache);
 static int begin_image(struct mm_image_writer **ret, const char *path,
@@ -64,75 +76,111 @@ static void start_job(struct model_residence *residence, const struct model_weig
                       const struct model_options *options, struct mm_image_writer *writer,
                       const uint64_t content[2], char *notes, size_t notes_size);
 
+static size_t tables_offset(const struct model_weights *weights)
+{
+    return (weights->arena_bytes + TABLES_PAGE - 1) / TABLES_PAGE * TABLES_PAGE;
+}
+
+size_t model_residence_bytes(const struct model_residence *residence,
+                             const struct model_weights *weights)
+{
+    return tables_offset(weights) + residence->tables_bytes;
+}
+
+static void find_in_store(struct model_residence *residence, struct model_weights *weights,
+                          const struct model_options *options, char *notes, size_t notes_size)
+{
+    char sentence[512], key[MM_STORE_KEY_BYTES + 1];
+    snprintf(key, sizeof key, "%016" PRIx64 "-%016" PRIx64, residence->key.source[0],
+             residence->key.layout);
+    const char *folder = strcmp(options->store, "auto") == 0        ? NULL
+                         : strcmp(options->store, "hugetlbfs") == 0 ? ""
+                                                                    : options->store;
+    if (mm_store_init(&residence->store, key, folder, sentence, sizeof sentence) < 0 || sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+    residence->adopted = mm_store_adopt(&weights->arena, &residence->store, weights->arena_bytes,
+                                        sentence, sizeof sentence) == 0;
+    if (sentence[0])
+        mm_why_add(notes, notes_size, "%s", sentence);
+}
+
 void model_residence_find(struct model_residence *ret, struct model_weights *weights,
                           const struct gguf *gguf, const struct model_options *options, char *notes,
                           size_t notes_size)
 {
-    char sentence[512];
     *ret = (struct model_residence){.store.place = MM_STORE_NONE};
     mm_why_set(notes, notes_size, "%s", "");
     if ((!options->image && !options->store) || identify(&ret->key, gguf, weights) < 0)
         return;
     ret->known = true;
-    if (!options->store)
-        return;
-    char key[MM_STORE_KEY_BYTES + 1];
-    snprintf(key, sizeof key, "%016" PRIx64 "-%016" PRIx64, ret->key.source[0], ret->key.layout);
-    const char *folder = strcmp(options->store, "auto") == 0        ? NULL
-                         : strcmp(options->store, "hugetlbfs") == 0 ? ""
-                                                                    : options->store;
-    if (mm_store_init(&ret->store, key, folder, sentence, sizeof sentence) < 0 || sentence[0])
-        mm_why_add(notes, notes_size, "%s", sentence);
-    ret->adopted = mm_store_adopt(&weights->arena, &ret->store, weights->arena_bytes, sentence,
-                                  sizeof sentence) == 0;
-    if (sentence[0])
-        mm_why_add(notes, notes_size, "%s", sentence);
+    if (options->store)
+        find_in_store(ret, weights, options, notes, notes_size);
+    for (int in_cache = 0; in_cache < 2 && !ret->adopted && !ret->image; in_cache++)
+        open_image(ret, weights, image_path(gguf, options, weights, in_cache), notes, notes_size);
+}
+
+/* Becomes the writer of the image that this start will pack, unless somebody else finishes it
+ * meanwhile: then it is opened. 0 or -ECANCELED. */
+static int begin_or_open(struct model_residence *residence, struct mm_image_writer **ret,
+                         const struct model_weights *weights, const struct gguf *gguf,
+                         const struct model_options *options, char *notes, size_t notes_size)
+{
+    for (int in_cache = 0; in_cache < 2 && !*ret && !residence->image; in_cache++) {
+        char again[PATH_MAX + 1024] = "", *path = image_path(gguf, options, weights, in_cache);
+        if (!path)
+            continue;
+        int r = begin_image(ret, path, options, weights, notes, notes_size);
+        if (r == 0 || r == -EEXIST)
+            open_image(residence, weights, path, again, sizeof again);
+        else
+            free(path);
+        if (r == -ECANCELED)
+            return r;
+    }
+    return 0;
 }
 
 int model_residence_load(struct model_residence *residence, struct model_weights *weights,
-                         const struct gguf *gguf, const struct model_options *options,
-                         struct ops_pool *pool, char *notes, size_t notes_size, char *why,
-                         size_t why_size)
+                         struct text_tokenizer **tokenizer, const struct gguf *gguf,
+                         const struct model_options *options, struct ops_pool *pool, char *notes,
+                         size_t notes_size, char *why, size_t why_size)
 {
+    struct mm_image_writer *writer = NULL;
+    bool own = true; /* nobody else wrote the tables */
+    int r = residence->adopted ? 0 : -ENOENT;
     if (residence->adopted) {
         mm_why_add(notes, notes_size, "Weights kept from the process before, on %s.",
                    mm_page_kind_name(weights->arena.kind));
-        model_weights_point(weights);
-        return 0;
+    } else if (residence->image) {
+        own = residence->own_image;
+        r = read_image(residence, weights, options, notes, notes_size);
     }
-    struct mm_image_writer *writer = NULL;
-    int r = -ENOENT;
-    for (int in_cache = 0; in_cache < 2 && r == -ENOENT && residence->known; in_cache++) {
-        char *path = image_path(gguf, options, weights, in_cache);
-        if (path)
-            r = read_image(residence, weights, path, options, notes, notes_size);
-        free(path);
+    if (r == -ENOENT && residence->known) {
+        r = begin_or_open(residence, &writer, weights, gguf, options, notes, notes_size);
+        own = residence->own_image;
+        if (r == 0)
+            r = residence->image ? read_image(residence, weights, options, notes, notes_size)
+                                 : -ENOENT;
     }
-    for (int in_cache = 0; in_cache < 2 && r == -ENOENT && !writer && residence->known;
-         in_cache++) {
-        char *path = image_path(gguf, options, weights, in_cache);
-        int begun =
-            path ? begin_image(&writer, path, options, weights, notes, notes_size) : -ENOENT;
-        /* Somebody may have finished it since we looked, or while we waited. */
-        if (path && (begun == 0 || begun == -EEXIST)) {
-            char again[PATH_MAX + 1024] = "";
-            r = read_image(residence, weights, path, options, again, sizeof again);
-            if (r != -ENOENT)
-                mm_why_add(notes, notes_size, "%s", again);
-        } else if (begun == -ECANCELED) {
-            r = begun;
-        }
-        free(path);
+    if (r == -ENOENT && !*tokenizer) { /* the image with its tables failed us */
+        r = model_vocab_read(tokenizer, gguf, why, why_size);
+        residence->tables_bytes = *tokenizer ? text_tables_bytes(*tokenizer) : 0;
+        r = r == 0 ? -ENOENT : r;
     }
-    if (r == -ENOENT)
-        r = pack(residence, weights, gguf, options, pool, writer, notes, notes_size, why, why_size);
-    else
+    if (r == -ENOENT) {
+        own = true;
+        r = pack(residence, weights, *tokenizer, gguf, options, pool, writer, notes, notes_size,
+                 why, why_size);
+    } else {
         mm_image_writer_free(writer);
-    if (r == 0)
-        model_weights_point(weights);
-    else if (r == -ECANCELED)
+    }
+    close_image(residence);
+    if (r == -ECANCELED)
         mm_why_set(why, why_size, "Loading was cancelled.");
-    return r;
+    if (r < 0)
+        return r;
+    model_weights_point(weights);
+    return take_tables(residence, weights, tokenizer, gguf, own, notes, notes_size, why, why_size);
 }
 
 const char *model_residence_image_notes(const struct model_residence *residence)
@@ -149,13 +197,14 @@ void model_residence_done(struct model_residence *residence)
         pthread_join(job->thread, NULL);
         free(job);
     }
+    close_image(residence);
     *residence = (struct model_residence){.store.place = MM_STORE_NONE};
 }
 
 static int identify(struct mm_image_key *ret, const struct gguf *gguf,
                     const struct model_weights *weights)
 {
-    struct mm_image_key key = {.layout = model_weights_layout(weights)};
+    struct mm_image_key key = {.layout = model_weights_layout(weights) ^ text_tables_version()};
     unsigned n = gguf_n_files(gguf), n_open = 0;
     int *fds = calloc(n, sizeof *fds);
     int r = fds ? 0 : -ENOMEM;
@@ -225,51 +274,79 @@ static int finish_and_keep(struct model_residence *residence, struct model_weigh
     return 0;
 }
 
-/* -ENOENT: there is none that can be used, which was said. Other errors end the load. */
-static int read_image(struct model_residence *residence, struct model_weights *weights,
-                      const char *path, const struct model_options *options, char *notes,
-                      size_t notes_size)
+/* Keeps open the image at `path`, which it takes, if it is there and fits. */
+static void open_image(struct model_residence *residence, const struct model_weights *weights,
+                       char *path, char *notes, size_t notes_size)
 {
     struct mm_image *image;
-    struct reading reading = {.options = options};
+    struct mm_image_info info;
+    uint64_t weights_bytes = 0, tables_bytes = 0;
     char sentence[PATH_MAX + 512] = "";
+    if (!path)
+        return;
     int r = mm_image_open(&image, path, &residence->key, NULL, sentence, sizeof sentence);
     if (r < 0) {
         if (r != -ENOENT)
             mm_why_add(notes, notes_size, "%s", sentence);
-        return -ENOENT;
+        free(path);
+        return;
     }
-    if (mm_image_section(image, SECTION, &reading.total) < 0 ||
-        reading.total != weights->arena_bytes) {
+    mm_image_section(image, TABLES, &tables_bytes); /* a model without a tokenizer has none */
+    if (mm_image_section(image, WEIGHTS, &weights_bytes) < 0 ||
+        weights_bytes != weights->arena_bytes || tables_bytes > TABLES_BYTES_MAX) {
         mm_why_add(notes, notes_size, "%s holds other weights.", path);
-        r = -ENOENT;
-        goto free_image;
+        mm_image_free(image);
+        free(path);
+        return;
     }
-    r = mm_store_begin(&weights->arena, &residence->store, weights->arena_bytes,
-                       options->huge_pages, sentence, sizeof sentence);
+    mm_image_info(image, &info);
+    residence->image = image;
+    residence->image_path = path;
+    residence->own_image = info.own;
+    residence->tables_bytes = tables_bytes;
+}
+
+static void close_image(struct model_residence *residence)
+{
+    mm_image_free(residence->image);
+    free(residence->image_path);
+    residence->image = NULL;
+    residence->image_path = NULL;
+}
+
+/* Reads the open image. -ENOENT: it cannot be used, which was said, and is closed. Other errors end
+ * the load. */
+static int read_image(struct model_residence *residence, struct model_weights *weights,
+                      const struct model_options *options, char *notes, size_t notes_size)
+{
+    struct reading reading = {.options = options, .total = weights->arena_bytes};
+    char sentence[PATH_MAX + 512] = "";
+    size_t bytes = model_residence_bytes(residence, weights);
+    int r = mm_store_begin(&weights->arena, &residence->store, bytes, options->huge_pages, sentence,
+                           sizeof sentence);
     if (sentence[0])
         mm_why_add(notes, notes_size, "%s", sentence);
     if (r < 0) { /* packing will find no memory either, and says so */
-        r = -ENOENT;
-        goto free_image;
+        close_image(residence);
+        return -ENOENT;
     }
-    r = mm_image_read(image, SECTION, weights->arena.base, image_progress, &reading, sentence,
-                      sizeof sentence);
+    r = mm_image_read(residence->image, WEIGHTS, weights->arena.base, image_progress, &reading,
+                      sentence, sizeof sentence);
+    if (r == 0 && residence->tables_bytes > 0)
+        r = mm_image_read(residence->image, TABLES, weights->arena.base + tables_offset(weights),
+                          NULL, NULL, sentence, sizeof sentence);
     if (r == 0)
         r = finish_and_keep(residence, weights, notes, notes_size);
     else if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
         mm_why_add(notes, notes_size, "%s", sentence);
-    if (r == 0)
-        mm_why_add(notes, notes_size, "Weights read from %s by %s, on %s.", path,
-                   mm_image_mode(image), mm_page_kind_name(weights->arena.kind));
-    else
-        mm_arena_unmap(&weights->arena);
-    if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
-        r = -ENOENT;
-
-free_image:
-    mm_image_free(image);
-    return r;
+    if (r == 0) {
+        mm_why_add(notes, notes_size, "Weights read from %s by %s, on %s.", residence->image_path,
+                   mm_image_mode(residence->image), mm_page_kind_name(weights->arena.kind));
+        return 0;
+    }
+    mm_arena_unmap(&weights->arena);
+    close_image(residence);
+    return r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT ? -ENOENT : r;
 }
 
 static int wait_for_other(void *arg)
@@ -317,14 +394,16 @@ static int begin_image(struct mm_image_writer **ret, const char *path,
 
 /* Takes the writer, which may be NULL. */
 static int pack(struct model_residence *residence, struct model_weights *weights,
-                const struct gguf *gguf, const struct model_options *options, struct ops_pool *pool,
+                const struct text_tokenizer *tokenizer, const struct gguf *gguf,
+                const struct model_options *options, struct ops_pool *pool,
                 struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
                 size_t why_size)
 {
     char steps[768] = "", mode[96] = "";
     uint64_t content[2];
-    int r = mm_store_begin(&weights->arena, &residence->store, weights->arena_bytes,
-                           options->huge_pages, steps, sizeof steps);
+    int r = mm_store_begin(&weights->arena, &residence->store,
+                           model_residence_bytes(residence, weights), options->huge_pages, steps,
+                           sizeof steps);
     if (r < 0) {
         snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
                  (weights->arena_bytes >> 20) + 1, *steps ? steps : strerror(-r));
@@ -344,7 +423,11 @@ static int pack(struct model_residence *residence, struct model_weights *weights
     }
     if (steps[0])
         mm_why_add(notes, notes_size, "%s", steps);
-    r = finish_and_keep(residence, weights, notes, notes_size);
+    r = mm_arena_await(&weights->arena, weights->arena.size);
+    if (r == 0 && residence->tables_bytes > 0)
+        text_tables_write(tokenizer, weights->arena.base + tables_offset(weights));
+    if (r == 0)
+        r = finish_and_keep(residence, weights, notes, notes_size);
     if (r < 0) {
         snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
                  (weights->arena_bytes >> 20) + 1, strerror(-r));
@@ -361,15 +444,37 @@ free_writer:
     return r;
 }
 
+/* The tokenizer moves to the tables in the arena, where they are good. */
+static int take_tables(const struct model_residence *residence, const struct model_weights *weights,
+                       struct text_tokenizer **tokenizer, const struct gguf *gguf, bool own,
+                       char *notes, size_t notes_size, char *why, size_t why_size)
+{
+    struct text_tokenizer *found;
+    size_t offset = tables_offset(weights);
+    char sentence[256] = "";
+    int r = -ENOENT;
+    if (offset < weights->arena.size && (residence->adopted || residence->tables_bytes > 0))
+        r = text_tables_open(&found, weights->arena.base + offset, weights->arena.size - offset,
+                             own, sentence, sizeof sentence);
+    if (r == 0) {
+        text_tokenizer_free(*tokenizer);
+        *tokenizer = found;
+        return 0;
+    }
+    if (sentence[0])
+        mm_why_add(notes, notes_size, "The tokenizer was built again: %s.", sentence);
+    return *tokenizer ? 0 : model_vocab_read(tokenizer, gguf, why, why_size);
+}
+
 static void *write_image(void *arg)
 {
     struct model_image_job *job = arg;
-    int r = mm_image_write(job->writer, &job->key, job->content, &job->part, 1, &job->stop,
-                           job->notes, sizeof job->notes);
+    int r = mm_image_write(job->writer, &job->key, job->content, job->parts, job->n_parts,
+                           &job->stop, job->notes, sizeof job->notes);
     if (r == 0)
         snprintf(job->notes, sizeof job->notes,
                  "The packed image is written (%" PRIu64 " MiB): the next start needs no packing.",
-                 job->part.length >> 20);
+                 job->parts[0].length >> 20);
     mm_image_writer_free(job->writer);
     if (job->done_fn && r != -ECANCELED)
         job->done_fn(r, job->notes);
@@ -390,7 +495,10 @@ static void start_job(struct model_residence *residence, const struct model_weig
         job->key = residence->key;
         job->content[0] = content[0];
         job->content[1] = content[1];
-        job->part = (struct mm_image_part){SECTION, weights->arena.base, weights->arena_bytes};
+        job->parts[0] = (struct mm_image_part){WEIGHTS, weights->arena.base, weights->arena_bytes};
+        job->parts[1] = (struct mm_image_part){TABLES, weights->arena.base + tables_offset(weights),
+                                               residence->tables_bytes};
+        job->n_parts = residence->tables_bytes > 0 ? 2 : 1;
         sigset_t all, old; /* signals are for the service's own threads */
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &old);

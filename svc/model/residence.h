@@ -1,4 +1,5 @@
-/* Where the bytes of the weights come from at a start, and where they stay.
+/* Where the bytes of the weights, and of the tokenizer's tables, come from at a start, and where
+ * they stay.
  *
  * From the warm store, if the process before left them there; else from the packed image, if there
  * is one of this file and this layout; else from the model file, packed on the way, and then the
@@ -17,22 +18,34 @@ struct model_residence {
     struct mm_image_key key;
     bool known; /* the key could be made: images and the store can be used */
     struct mm_store store;
-    bool adopted; /* the arena was in the store */
+    bool adopted;           /* the arena was in the store */
+    struct mm_image *image; /* else: the one that _load will read, or NULL */
+    char *image_path;       /* of it */
+    bool own_image;         /* nobody else wrote it */
+    size_t tables_bytes;    /* of the tables in that image; where there is none, the caller says */
     struct model_image_job *job;
 };
 
-/* Identifies the files, and adopts the arena if the store has it; drops from the store what is of
- * no use any more, before memory is taken. Never fails: `notes` says what was found. */
+/* Identifies the files, and adopts the arena if the store has it, else opens the image if there is
+ * one; drops from the store what is of no use any more, before memory is taken. Never fails: `notes`
+ * says what was found. Where neither was found the tokenizer is to be built from the file, and
+ * tables_bytes to be set. */
 void model_residence_find(struct model_residence *ret, struct model_weights *weights,
                           const struct gguf *gguf, const struct model_options *options, char *notes,
                           size_t notes_size);
 
-/* Fills weights->arena, if it was not adopted, and points the matrices into it. `notes` gets what
- * was used, and each thing that could not be. 0 or -errno with a sentence. */
+/* Bytes of the arena: the weights, then (from a page of its own on) the tables. */
+size_t model_residence_bytes(const struct model_residence *residence,
+                             const struct model_weights *weights);
+
+/* Fills weights->arena, if it was not adopted, and points the matrices into it. *tokenizer is what
+ * was built from the file, or NULL; afterwards it reads the tables in the arena where these are good
+ * (and is built from the file where they are not). `notes` gets what was used, and each thing that
+ * could not be. 0 or -errno with a sentence. */
 int model_residence_load(struct model_residence *residence, struct model_weights *weights,
-                         const struct gguf *gguf, const struct model_options *options,
-                         struct ops_pool *pool, char *notes, size_t notes_size, char *why,
-                         size_t why_size);
+                         struct text_tokenizer **tokenizer, const struct gguf *gguf,
+                         const struct model_options *options, struct ops_pool *pool, char *notes,
+                         size_t notes_size, char *why, size_t why_size);
 
 /* What became of the image that is being written: NULL while it is (or none is), then a sentence.
  * From any thread. */

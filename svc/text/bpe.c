@@ -81,7 +81,7 @@ static int tokens_define(struct bpe *bpe, const struct trie_source *source, char
                          size_t why_size)
 {
     for (uint32_t i = 0; i < bpe->n_tokens; i++) {
-        bpe->tokens[i] = (struct bpe_token){BPE_UNBORN, i, i}; /* so far */
+        bpe->tokens[i] = (struct bpe_token){.born = BPE_UNBORN, .left = i, .right = i}; /* so far */
         bpe->lens[i] = (uint16_t)(source->offsets[i + 1] - source->offsets[i]);
     }
     for (unsigned b = 0; b < 256; b++) {
@@ -106,7 +106,7 @@ static int tokens_define(struct bpe *bpe, const struct trie_source *source, char
         bool alone = t->born == BPE_UNBORN && border_holds(bpe, m->left, m->right, rank);
         pair_put(bpe, rank);
         if (alone)
-            *t = (struct bpe_token){rank + 1, m->left, m->right};
+            *t = (struct bpe_token){.born = rank + 1, .left = m->left, .right = m->right};
     }
     for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
         const struct bpe_merge *m = &bpe->merges[rank];
@@ -132,9 +132,22 @@ static void trie_finish(struct bpe *bpe, const struct trie_source *source)
             trie_drop(&bpe->trie, s, bpe->lens[i]);
     }
     for (uint32_t i = 0; i < bpe->n_tokens; i++)
-        if (bpe->tokens[i].born != BPE_UNBORN)
-            bpe->shorter[i] = trie_longest(&bpe->trie, source->bytes + source->offsets[i],
-                                           bpe->lens[i] - 1u, &len);
+        bpe->shorter[i] = bpe->tokens[i].born == BPE_UNBORN
+                              ? TRIE_NONE
+                              : trie_longest(&bpe->trie, source->bytes + source->offsets[i],
+                                             bpe->lens[i] - 1u, &len);
+}
+
+void bpe_hash_bits(uint32_t n_merges, unsigned *ret_slot_bits, unsigned *ret_rank_bits)
+{
+    unsigned rank_bits = 1;
+
+    while ((n_merges + 1) >> rank_bits)
+        rank_bits++;
+    *ret_rank_bits = rank_bits;
+    *ret_slot_bits = rank_bits + 1; /* at most half full */
+    if (*ret_slot_bits < 6)
+        *ret_slot_bits = 6; /* a word of `maybe` at least */
 }
 
 int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *plain,
@@ -143,12 +156,7 @@ int bpe_init(struct bpe *ret, const struct trie_source *source, struct trie *pla
     struct bpe bpe = {.n_tokens = source->n_tokens, .n_merges = n_merges};
     int r = -ENOMEM;
 
-    bpe.rank_bits = 1;
-    while ((n_merges + 1) >> bpe.rank_bits)
-        bpe.rank_bits++;
-    bpe.slot_bits = bpe.rank_bits + 1; /* at most half full */
-    if (bpe.slot_bits < 6)
-        bpe.slot_bits = 6; /* a word of `maybe` at least */
+    bpe_hash_bits(n_merges, &bpe.slot_bits, &bpe.rank_bits);
     bpe.slots = calloc((size_t)1 << bpe.slot_bits, sizeof *bpe.slots);
     bpe.maybe = calloc((size_t)1 << (bpe.slot_bits - 4), sizeof *bpe.maybe);
     bpe.shorter = malloc(sizeof *bpe.shorter * bpe.n_tokens);
@@ -231,4 +239,104 @@ size_t bpe_encode(const struct bpe *bpe, const char *s, size_t n, void *scratch,
         len = bpe->lens[next];
     }
     return n_ids;
+}
+
+/* ---- tables that a stranger wrote ----------------------------------------------------------- */
+
+/* Each token is a byte, or made by its merge of two that were made before, or never made. */
+static int tokens_check(const struct bpe *bpe, const struct trie_source *source)
+{
+    for (uint32_t i = 0; i < bpe->n_tokens; i++) {
+        struct bpe_token t = bpe->tokens[i];
+        if (bpe->lens[i] != source->offsets[i + 1] - source->offsets[i])
+            return -EBADMSG;
+        if (t.born == BPE_UNBORN)
+            continue;
+        if (t.born == 0) {
+            if (bpe->lens[i] != 1 || t.left != i || t.right != i)
+                return -EBADMSG;
+            continue;
+        }
+        if (t.born > bpe->n_merges || t.left >= bpe->n_tokens || t.right >= bpe->n_tokens)
+            return -EBADMSG;
+        const struct bpe_merge *m = &bpe->merges[t.born - 1];
+        if (m->left != t.left || m->right != t.right || m->token != i ||
+            bpe->tokens[t.left].born >= t.born || bpe->tokens[t.right].born >= t.born ||
+            bpe->lens[t.left] + bpe->lens[t.right] != bpe->lens[i])
+            return -EBADMSG;
+    }
+    return 0;
+}
+
+/* The hash table holds the merges of tokens that are made, each once, and nothing else. */
+static int pairs_check(const struct bpe *bpe)
+{
+    uint32_t n_slots = 1u << bpe->slot_bits, rank_mask = (1u << bpe->rank_bits) - 1, n_used = 0;
+
+    for (uint32_t i = 0; i < n_slots; i++) {
+        uint32_t rank = bpe->slots[i] & rank_mask;
+        if (bpe->slots[i] != 0 && (rank == 0 || rank > bpe->n_merges))
+            return -EBADMSG;
+        n_used += bpe->slots[i] != 0;
+    }
+    if (n_used > bpe->n_merges) /* fewer than slots: a search ends */
+        return -EBADMSG;
+    for (uint32_t rank = 0; rank < bpe->n_merges; rank++) {
+        const struct bpe_merge *m = &bpe->merges[rank];
+        if (m->left >= bpe->n_tokens || m->right >= bpe->n_tokens || m->token >= bpe->n_tokens)
+            return -EBADMSG;
+        if (bpe->tokens[m->left].born == BPE_UNBORN || bpe->tokens[m->right].born == BPE_UNBORN)
+            continue;
+        if (pair_rank(bpe, m->left, m->right) != rank)
+            return -EBADMSG;
+        n_used--;
+    }
+    return n_used == 0 ? 0 : -EBADMSG;
+}
+
+int bpe_check(const struct bpe *bpe, const struct trie_source *source)
+{
+    bool *made = malloc(bpe->n_tokens + 1);
+    uint32_t *prefix = malloc(sizeof *prefix * (bpe->n_tokens + 1));
+    int r = made && prefix ? 0 : -ENOMEM;
+
+    for (uint32_t rank = 0; r == 0 && rank < bpe->n_merges; rank++) {
+        const struct bpe_merge *m = &bpe->merges[rank];
+        if (m->left >= bpe->n_tokens || m->right >= bpe->n_tokens || m->token >= bpe->n_tokens)
+            r = -EBADMSG;
+    }
+    if (r == 0)
+        r = tokens_check(bpe, source);
+    if (r == 0)
+        r = pairs_check(bpe);
+    if (r < 0)
+        goto free_all;
+    for (uint32_t i = 0; i < bpe->n_tokens; i++)
+        made[i] = bpe->tokens[i].born != BPE_UNBORN;
+    r = trie_check(&bpe->trie, source, made, prefix);
+    for (uint32_t i = 0; r == 0 && i < bpe->n_tokens; i++)
+        if (bpe->shorter[i] != (made[i] ? prefix[i] : TRIE_NONE))
+            r = -EBADMSG;
+    for (unsigned b = 0; r == 0 && b < 256; b++) {
+        char byte = (char)b;
+        uint32_t id = trie_find(&bpe->trie, &byte, 1);
+        if (id == TRIE_NONE || bpe->tokens[id].born != 0)
+            r = -EBADMSG;
+    }
+    /* A token is made by the first merge that nothing else crosses, and by no other. */
+    for (uint32_t rank = 0; r == 0 && rank < bpe->n_merges; rank++) {
+        const struct bpe_merge *m = &bpe->merges[rank];
+        if (!made[m->left] || !made[m->right])
+            continue;
+        uint32_t born = bpe->tokens[m->token].born;
+        if (bpe->tokens[m->left].born > rank || bpe->tokens[m->right].born > rank)
+            r = -EBADMSG;
+        else if (born > rank && border_holds(bpe, m->left, m->right, rank) != (born == rank + 1))
+            r = -EBADMSG;
+    }
+
+free_all:
+    free(made);
+    free(prefix);
+    return r;
 }

@@ -31,6 +31,7 @@ struct bpe_token {
     uint64_t born : BPE_ID_BITS;
     uint64_t left : BPE_ID_BITS; /* its own id for a byte */
     uint64_t right : BPE_ID_BITS;
+    uint64_t unused : 1; /* named, so that it is zero: tables are kept as they lie */
 };
 
 struct bpe {
@@ -53,6 +54,14 @@ int bpe_init(struct bpe *bpe, const struct trie_source *source, struct trie *pla
              struct bpe_merge *merges, uint32_t n_merges, char *why, size_t why_size);
 void bpe_done(struct bpe *bpe);
 size_t bpe_size(const struct bpe *bpe); /* bytes of memory held */
+
+/* Bits of the hash table's index and of a rank for this many merges. */
+void bpe_hash_bits(uint32_t n_merges, unsigned *ret_slot_bits, unsigned *ret_rank_bits);
+
+/* Whether tables that a stranger wrote are those that bpe_init makes of these tokens and merges; the
+ * counts, the bits of the hash table and the lengths of all arrays are right already. 0, -EBADMSG
+ * or -ENOMEM. */
+int bpe_check(const struct bpe *bpe, const struct trie_source *source);
 
 /* Room that bpe_encode needs for a piece of n bytes: ids and one bit a byte. */
 #define BPE_SCRATCH_BYTES(n) (sizeof(uint32_t) * (n) + ((n) / 64 + 1) * sizeof(uint64_t))

@@ -1,10 +1,9 @@
 /* The tokenizer put together: vocabulary, special tokens, split, merges. */
 #include "svc/text/tokenizer.h"
 
-#include "svc/text/bpe.h"
 #include "svc/text/normalize.h"
 #include "svc/text/split.h"
-#include "svc/text/vocab.h"
+#include "svc/text/tokenizer_parts.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,14 +14,6 @@
 enum { PIECE_STACK = 1024 };
 
 _Static_assert(TEXT_TOKENS_MAX < BPE_IDS_MAX, "ids and ranks fit the tables of bpe");
-
-struct text_tokenizer {
-    struct vocab vocab;
-    struct bpe bpe;
-    struct trie specials; /* control and added tokens by their text */
-    char *chat_template;
-    size_t chat_template_len;
-};
 
 static bool is_special_kind(uint8_t kind)
 {
@@ -157,15 +148,19 @@ void text_tokenizer_free(struct text_tokenizer *t)
 {
     if (!t)
         return;
-    bpe_done(&t->bpe);
-    trie_done(&t->specials);
-    vocab_done(&t->vocab);
-    free(t->chat_template);
+    if (!t->borrowed) {
+        bpe_done(&t->bpe);
+        trie_done(&t->specials);
+        vocab_done(&t->vocab);
+        free(t->chat_template);
+    }
     free(t);
 }
 
 size_t text_tokenizer_bytes(const struct text_tokenizer *t)
 {
+    if (t->borrowed)
+        return sizeof *t;
     return sizeof *t + bpe_size(&t->bpe) + trie_bytes(&t->specials) + vocab_size(&t->vocab) +
            t->chat_template_len + 1;
 }

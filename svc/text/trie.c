@@ -231,3 +231,73 @@ uint32_t trie_find(const struct trie *trie, const char *s, size_t n)
 
     return len == n ? id : TRIE_NONE;
 }
+
+uint32_t trie_n_cells_used(const struct trie *trie)
+{
+    uint32_t last = trie->root >> TRIE_BASE_SHIFT;
+
+    for (uint32_t i = 0; i < trie->n_cells; i++) {
+        uint32_t base = trie->cells[i] >> TRIE_BASE_SHIFT;
+        if (!(trie->cells[i] & TRIE_FREE) && base > last)
+            last = base;
+    }
+    return last + 256;
+}
+
+/* Every base leaves room for a byte, and is the base of one node only: so a cell whose label fits
+ * has one parent, and one path leads to it. */
+static int bases_check(const struct trie *trie)
+{
+    int r = trie->n_cells >= 256 ? 0 : -EBADMSG;
+    uint8_t *seen = calloc(trie->n_cells / 8 + 1, 1);
+
+    if (!seen)
+        return -ENOMEM;
+    for (uint32_t i = 0; r == 0 && i <= trie->n_cells; i++) {
+        uint32_t cell = i < trie->n_cells ? trie->cells[i] : trie->root;
+        uint32_t base = cell >> TRIE_BASE_SHIFT;
+        if (i < trie->n_cells && (cell & TRIE_LABEL) >= TRIE_FREE) {
+            if (cell != TRIE_FREE)
+                r = -EBADMSG;
+            continue;
+        }
+        if (i < 256 || base > trie->n_cells - 256 || (base > 0 && seen[base / 8] >> base % 8 & 1))
+            r = -EBADMSG;
+        else
+            seen[base / 8] |= (uint8_t)(1u << base % 8);
+    }
+    free(seen);
+    return r;
+}
+
+int trie_check(const struct trie *trie, const struct trie_source *source, const bool *take,
+               uint32_t *ret_prefix)
+{
+    uint32_t n_ends = 0, len;
+    int r = bases_check(trie);
+
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < trie->n_cells; i++)
+        n_ends += (trie->cells[i] & TRIE_TOKEN) != 0;
+    for (uint32_t id = 0; id < source->n_tokens; id++) {
+        if (!take[id])
+            continue;
+        const uint8_t *s = (const uint8_t *)token_at(source, id, &len);
+        uint32_t cell = trie->root, at = 0, prefix = TRIE_NONE;
+        for (uint32_t i = 0; i < len; i++) {
+            if (i > 0 && cell & TRIE_TOKEN)
+                prefix = trie->ids[at];
+            at = (cell >> TRIE_BASE_SHIFT) + s[i];
+            cell = trie->cells[at];
+            if ((cell & TRIE_LABEL) != s[i])
+                return -EBADMSG;
+        }
+        if (len == 0 || !(cell & TRIE_TOKEN) || trie->ids[at] != id)
+            return -EBADMSG;
+        if (ret_prefix)
+            ret_prefix[id] = prefix;
+        n_ends--; /* each token has an end of its own: its id stands there */
+    }
+    return n_ends == 0 ? 0 : -EBADMSG;
+}

@@ -41,6 +41,16 @@ struct trie_source {
 int trie_init(struct trie *trie, const struct trie_source *source, const bool *take,
               uint32_t ret_same[2]);
 void trie_done(struct trie *trie);
+
+/* Cells from the first on that a walk may look at: those behind them need not be kept. */
+uint32_t trie_n_cells_used(const struct trie *trie);
+
+/* Whether a trie that a stranger wrote holds exactly the tokens for which `take` holds, each at the
+ * end of the path of its own bytes, and no walk leaves its cells. ret_prefix (n_tokens), if not
+ * NULL, gets for each of them the longest other one that it begins with, or TRIE_NONE. 0, -EBADMSG
+ * or -ENOMEM. */
+int trie_check(const struct trie *trie, const struct trie_source *source, const bool *take,
+               uint32_t *ret_prefix);
 size_t trie_bytes(const struct trie *trie);
 
 /* Takes out a token that the trie holds, n ≥ 1 bytes. */

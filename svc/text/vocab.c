@@ -239,3 +239,24 @@ size_t vocab_size(const struct vocab *vocab)
 {
     return vocab->offsets[vocab->n_tokens] + (sizeof *vocab->offsets + 1) * vocab->n_tokens;
 }
+
+int vocab_check(const struct vocab *vocab, size_t n_bytes)
+{
+    const uint32_t chat[] = {vocab->ids.im_start, vocab->ids.im_end, vocab->ids.endoftext};
+
+    if (vocab->offsets[0] != 0 || vocab->offsets[vocab->n_tokens] != n_bytes)
+        return -EBADMSG;
+    for (uint32_t i = 0; i < vocab->n_tokens; i++) {
+        uint32_t from = vocab->offsets[i], to = vocab->offsets[i + 1];
+        if (to < from || to > n_bytes || to - from > 2 * TEXT_TOKEN_BYTES_MAX ||
+            vocab->kinds[i] > VOCAB_PADDING || (to == from) != (vocab->kinds[i] == VOCAB_PADDING) ||
+            (vocab->kinds[i] != VOCAB_PLAIN &&
+             !text_utf8_valid(vocab->bytes + from, to - from, NULL)))
+            return -EBADMSG;
+    }
+    for (size_t i = 0; i < sizeof chat / sizeof *chat; i++)
+        if (chat[i] != TEXT_NO_ID &&
+            (chat[i] >= vocab->n_tokens || vocab->kinds[chat[i]] != VOCAB_CONTROL))
+            return -EBADMSG;
+    return 0;
+}

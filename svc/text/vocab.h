@@ -25,6 +25,10 @@ int vocab_init(struct vocab *vocab, const struct text_vocab_source *source, char
 void vocab_done(struct vocab *vocab);
 size_t vocab_size(const struct vocab *vocab); /* bytes of memory held */
 
+/* Whether a vocabulary that a stranger wrote into tables has what vocab_init promises: `n_bytes`
+ * bytes are in `bytes`. 0 or -EBADMSG. */
+int vocab_check(const struct vocab *vocab, size_t n_bytes);
+
 /* Undoes GPT-2's byte coding: each character of `in` stands for one byte, written to `out` (room
  * for in.len bytes; an alias of in.s is fine). The number of bytes, or -1 if a character stands for
  * none. */

@@ -92,9 +92,11 @@ static int read_image(const struct mm_image_key *with, const struct mm_reader_op
         assert_memory_equal(room, weights, WEIGHT_BYTES);
         assert_int_equal(room[WEIGHT_BYTES], 0xee);
         assert_memory_equal(table_read + 1, table, TABLE_BYTES);
-        uint64_t hash[2];
-        mm_image_content(image, hash);
-        assert_memory_equal(hash, content, sizeof hash);
+        struct mm_image_info info;
+        mm_image_info(image, &info);
+        assert_memory_equal(info.content, content, sizeof content);
+        assert_int_equal(info.n_sections, 3);
+        assert_string_equal(mm_image_section_name(image, 2), "table");
     }
     mm_image_free(image);
     return r;

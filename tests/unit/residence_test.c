@@ -219,7 +219,7 @@ static void a_damaged_or_stale_image_is_said_and_replaced(void **state)
     check_same(&outcome, NULL);
     struct stat st;
     assert_int_equal(stat(image, &st), 0);
-    const off_t places[] = {0, 20, 100, 5000, st.st_size / 2};
+    const off_t places[] = {0, 20, 100, 5000, st.st_size / 2, st.st_size - 8192};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         int fd = open(image, O_RDWR);
         uint8_t byte;

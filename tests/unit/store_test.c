@@ -232,7 +232,7 @@ static void systemd_keeps_what_one_process_loaded(void **state)
         size_t size;
     } strangers[] = {{"aaaa-2222", "another version", SIZE},
                      {"bbbb-1111", "another model", SIZE},
-                     {"aaaa-1111", "another size", SIZE + 4 * MIB}};
+                     {"aaaa-1111", "too small", SIZE + 4 * MIB}};
     for (size_t i = 0; i < 3; i++) {
         run.key = strangers[i].key;
         run.size = strangers[i].size;
