@@ -190,6 +190,11 @@ enum quern_event_type {
     QUERN_EVENT_FINAL = 6     /* u.final; data: with a code, one sentence. Nothing follows it */
 };
 
+enum quern_queued {
+    QUERN_QUEUED_TURN = 0, /* its turn has not come */
+    QUERN_QUEUED_SHARE = 1 /* other requests of your user hold its share of the cache */
+};
+
 enum quern_phase { QUERN_PHASE_LOADING = 1, QUERN_PHASE_PREFILL = 2 };
 
 enum quern_data {
@@ -253,6 +258,8 @@ struct quern_event {
             uint32_t position; /* requests before this one */
             uint32_t total;
             uint64_t wait_us; /* estimate; 0: none */
+            enum quern_queued reason;
+            uint64_t limit; /* QUERN_QUEUED_SHARE: cache positions that your user may hold */
         } queued;
         struct {
             enum quern_phase phase;
@@ -278,7 +285,7 @@ struct quern_event {
         0, (enum quern_event_type)0, 0, NULL, 0, 0,                                                \
         {                                                                                          \
             {                                                                                      \
-                0, 0, 0                                                                            \
+                0, 0, 0, (enum quern_queued)0, 0                                                   \
             }                                                                                      \
         }                                                                                          \
     }

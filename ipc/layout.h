@@ -259,6 +259,12 @@ enum ipc_event_type {
 };
 #define IPC_EVENT_LAST 6
 
+enum ipc_queued {
+    IPC_QUEUED_TURN = 0,  /* its turn has not come */
+    IPC_QUEUED_SHARE = 1, /* what runs of the same user holds that user's share of the cache */
+};
+#define IPC_QUEUED_LAST 1
+
 enum ipc_phase { IPC_PHASE_LOADING = 1, IPC_PHASE_PREFILL = 2 };
 
 enum ipc_data {
@@ -313,6 +319,9 @@ struct ipc_event_record {
             uint32_t position; /* requests before this one; 0 is next */
             uint32_t total;    /* requests waiting */
             uint64_t wait_us;  /* estimate, 0 when there is none */
+            uint32_t reason;   /* enum ipc_queued */
+            uint32_t reserved;
+            uint64_t limit; /* with IPC_QUEUED_SHARE: cache positions that its user may hold */
         } queued;
         struct {
             uint32_t phase; /* enum ipc_phase */
@@ -349,6 +358,8 @@ _Static_assert(sizeof(struct ipc_event_record) == 64, "event record is 64 bytes"
 _Static_assert(offsetof(struct ipc_event_record, bytes) == 12, "event.bytes");
 _Static_assert(offsetof(struct ipc_event_record, pos) == 16, "event.pos");
 _Static_assert(offsetof(struct ipc_event_record, u) == 24, "event.u");
+_Static_assert(offsetof(struct ipc_event_record, u.queued.reason) == 40, "event.queued.reason");
+_Static_assert(offsetof(struct ipc_event_record, u.queued.limit) == 48, "event.queued.limit");
 _Static_assert(offsetof(struct ipc_event_record, u.final.queue_us) == 40, "event.final.queue_us");
 
 #endif

@@ -13,7 +13,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define OVERFLOW_UID 65534 /* what a user namespace shows for "somebody not mapped here" */
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5; missing from Debian 12's headers */
 #endif
@@ -228,12 +227,17 @@ int ipc_accept(int listen_fd, struct ipc_peer *ret)
         close(fd);
         return r;
     }
-    if (creds.uid == OVERFLOW_UID) {
-        close(fd);
-        return -EACCES;
-    }
     *ret = (struct ipc_peer){fd, open_peer_pidfd(fd, creds.pid), creds.pid, creds.uid, creds.gid};
     return 0;
+}
+
+int ipc_peer_groups(const struct ipc_peer *peer, gid_t *groups, unsigned max)
+{
+    socklen_t n = (socklen_t)(max * sizeof(*groups));
+
+    if (getsockopt(peer->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
+        return 0;
+    return (int)(n / sizeof(*groups));
 }
 
 /* ---- Packets ------------------------------------------------------------------------------------ */

@@ -38,9 +38,14 @@ struct ipc_peer {
     gid_t gid;
 };
 
-/* Accepts one connection. 0; -EAGAIN: none is waiting; -EACCES: the overflow uid (65534) was
- * refused, look again; any other -errno (-EMFILE …). */
+/* Accepts one connection. 0; -EAGAIN: none is waiting; any other -errno (-EMFILE …). Who it is, is
+ * for a policy to judge: uid 65534, for one, is what a user namespace shows for users that it does
+ * not know. */
 int ipc_accept(int listen_fd, struct ipc_peer *ret);
+
+/* The supplementary groups that the peer had when it connected (SO_PEERGROUPS). Their number; 0
+ * where it has more than max, or the kernel does not say. */
+int ipc_peer_groups(const struct ipc_peer *peer, gid_t *groups, unsigned max);
 
 /* ---- The client's end -------------------------------------------------------------------------- */
 

@@ -88,6 +88,7 @@ void client_fail(struct client *client, int error)
     if (client->broken)
         return;
     client->broken = true;
+    client->violated = error == -EPROTO;
     client_wake(client); /* so that it is found and closed */
     if (error == -EPROTO)
         snprintf(client->why, sizeof client->why, "%s", ipc_session_why(client->session));

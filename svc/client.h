@@ -29,10 +29,12 @@ struct client {
     uint32_t n_requests;
     uint32_t empty_polls; /* in a row */
     bool leave;           /* what was posted may be read after the end (ipc_session_leave) */
-    char refusal[160];    /* for its hello, where it is over a limit: not counted then */
-    bool counted;         /* policy_connect was done */
-    bool is_busy;         /* awake, with requests in flight, or broken */
-    bool awake;           /* its ring is polled between steps */
+    struct policy_refusal refusal; /* for its hello, where it was not counted */
+    bool counted;                  /* policy_connect was done */
+    bool violated;                 /* broken, by what no client of the protocol does */
+    uint64_t region_bytes;         /* as counted by policy_regions */
+    bool is_busy;                  /* awake, with requests in flight, or broken */
+    bool awake;                    /* its ring is polled between steps */
     bool broken;   /* gone or lying: to be closed by the service, nothing is posted any more */
     char why[160]; /* of broken */
 };

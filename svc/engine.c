@@ -33,7 +33,8 @@ static void pump(struct engine *e, struct request *q)
     journal_log(JOURNAL_DEBUG, &context, "request %llu ended: reason %u, code %u, %u + %u tokens",
                 (unsigned long long)q->r.id, reason, q->final.u.final.code,
                 q->final.u.final.prompt_tokens, q->final.u.final.generated);
-    q->client->account->n_requests--;
+    policy_request_done(q->client->account);
+    policy_unqueue(q->client->account, &q->queued_tokens);
     request_free(q);
 }
 
@@ -45,8 +46,43 @@ static void end_sequences(struct engine *e, struct request *q)
             step_end_sequence(e, q->sequences[i]);
 }
 
+static void log_refusal(struct engine *e, const struct client *client, uint64_t id,
+                        const struct policy_refusal *refusal)
+{
+    struct journal_context context = client_context(client, id);
+    policy_log(e->policy, refusal->cause, refusal->sentence, &context, engine_now_us());
+}
+
+/* The limits of the user that count tokens. On failure the request was ended. */
+static int check_quotas(struct engine *e, struct request *q)
+{
+    struct account *account = q->client->account;
+    struct policy_refusal refusal;
+    uint64_t n_tokens = 0;
+    uint32_t n_pages = 0;
+    for (uint32_t i = 0; i < q->n_sequences; i++) {
+        uint32_t pages = (q->sequences[i]->n_total + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+        n_tokens += q->sequences[i]->n_prompt;
+        n_pages = pages > n_pages ? pages : n_pages;
+    }
+    int r =
+        policy_kv_share(e->policy, account, mm_kv_n_pages(e->kv), n_pages, OPS_KV_PAGE, &refusal);
+    if (r == 0)
+        r = policy_queue(e->policy, account, n_tokens, &refusal);
+    if (r == 0) {
+        q->queued_tokens = n_tokens;
+        return 0;
+    }
+    log_refusal(e, q->client, q->r.id, &refusal);
+    request_end(q, IPC_REASON_FAILED, refusal.code, "%s", refusal.sentence);
+    end_sequences(e, q);
+    return r;
+}
+
 static void schedule(struct engine *e, struct request *q)
 {
+    if (check_quotas(e, q) < 0)
+        return;
     for (uint32_t i = 0; i < q->n_sequences && !q->is_done; i++) {
         struct sequence *s = q->sequences[i];
         uint64_t alone_us = sched_estimate_prefill(e->sched, s->n_prompt);
@@ -110,20 +146,25 @@ static void refuse(struct client *client, uint64_t id, enum ipc_code code, const
 void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken)
 {
     struct request *q;
-    char why[IPC_SENTENCE_MAX];
+    struct policy_refusal refusal;
+    enum sched_class class_ = SCHED_NORMAL;
 
     engine->totals.n_requests++;
-    if (policy_request(engine->policy, client->account, why, sizeof why) < 0) {
+    if (policy_priority(engine->policy, client->account, taken->r.priority, &class_, &refusal) <
+            0 ||
+        policy_request(engine->policy, client->account, &refusal) < 0) {
         engine->totals.n_failed++;
-        refuse(client, taken->r.id, IPC_CODE_BUSY, why);
+        log_refusal(engine, client, taken->r.id, &refusal);
+        refuse(client, taken->r.id, refusal.code, refusal.sentence);
         return;
     }
     if (request_new(&q, client, taken, engine_now_us()) < 0) {
         engine->totals.n_failed++;
-        client->account->n_requests--;
+        policy_request_done(client->account);
         refuse(client, taken->r.id, IPC_CODE_NO_MEMORY, "No memory was left for the request.");
         return;
     }
+    q->class_ = class_;
     struct ipc_event_record accepted = {.type = IPC_EVENT_ACCEPTED};
     request_post(q, &accepted, NULL, 0);
     if (q->r.op == IPC_OP_STATUS) {

@@ -30,6 +30,7 @@ const char options_help[] =
     "  --token-gap-ms N          what a prompt may add between others' tokens (100)\n"
     "  --queue N                 requests that may wait (1024)\n"
     "  --connections N  --connections-per-user N  --requests-per-user N\n"
+    "  --policy FILE|off         limits of each user (/etc/quern/policy.conf)\n"
     "  --share-prefixes          users share cached prompts\n"
     "  -v, --verbose             say more\n"
     "  --help, --version\n"
@@ -49,6 +50,7 @@ const struct option_row options_table[] = {
     {"model", "service", OPTION_TEXT, FIELD(model)},
     {"socket", "service", OPTION_TEXT, FIELD(socket)},
     {"threads", "service", OPTION_NUMBER, .low = 1, .high = 1024, FIELD(threads)},
+    {"policy", "service", OPTION_OFF, LIVE, FIELD(policy)},
     {"verbose", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 2, FIELD(verbose)},
     {"huge-pages", "memory", OPTION_WORD, .words = huge_words, FIELD(huge_pages)},
     {"memory-limit", "memory", OPTION_SIZE, FIELD(memory_limit_bytes)},
@@ -336,6 +338,7 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
         .image = "auto",
         .cache_folder = getenv("CACHE_DIRECTORY"),
         .store = "auto",
+        .policy = "auto",
         .sequences = 16,
         .token_gap_ms = 100,
         .queue = 1024,

@@ -36,6 +36,8 @@ struct options {
     uint32_t connections;          /* clients, all together */
     uint32_t connections_per_user; /* clients of one uid */
     uint32_t requests_per_user;    /* requests of one uid, waiting or running */
+    const char *policy;            /* path of the policy file, "auto": the standard one if it is
+                                      there, or NULL: none */
     bool share_prefixes;           /* the prefix cache is shared by all uids */
     struct option_text *texts;     /* options_done frees them */
 };

@@ -223,9 +223,7 @@ static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, 
         return r;
     }
     s->sched.user = &q->client->account->user;
-    s->sched.class_ = q->r.priority == IPC_PRIORITY_INTERACTIVE ? SCHED_INTERACTIVE
-                      : q->r.priority == IPC_PRIORITY_BATCH     ? SCHED_BATCH
-                                                                : SCHED_NORMAL;
+    s->sched.class_ = q->class_;
     s->sched.arrival_us = q->taken_us;
     s->sched.parked = request_is_parked(q);
     q->sequences[sample] = s;

@@ -7,6 +7,7 @@
 #define QUERN_SVC_REQUEST_H
 
 #include "ipc/session.h"
+#include "svc/scheduler.h"
 
 struct client;
 struct sequence;
@@ -28,10 +29,13 @@ struct request {
     size_t result_bytes, result_sent;
     enum ipc_data result_kind;
 
+    enum sched_class class_;
+    uint64_t queued_tokens; /* counted by policy_queue, until its first admission */
+
     struct ipc_event_record final; /* u.final is filled in as things become known */
     char sentence[IPC_SENTENCE_MAX];
     uint64_t taken_us, started_us, first_token_us, deadline_us; /* 0: not yet, none */
-    uint32_t queue_position;                                    /* as told to the client last */
+    uint32_t queue_position, queue_reason;                      /* as told to the client last */
 };
 
 /* Makes a request of what ipc_session_take returned, and puts it in the client's list. The input is

@@ -124,6 +124,13 @@ static void take_out(struct sched_entry **list, uint32_t *n, const struct sched_
     --*n;
 }
 
+static void give_pages(struct sched *s, struct sched_entry *entry)
+{
+    s->pages_reserved -= entry->n_pages;
+    entry->user->n_pages -= entry->n_pages;
+    entry->n_pages = 0;
+}
+
 void sched_remove(struct sched *sched, struct sched_entry *entry)
 {
     if (entry->state == SCHED_NONE)
@@ -133,9 +140,8 @@ void sched_remove(struct sched *sched, struct sched_entry *entry)
         sched->sorted_us = 0;
     } else {
         take_out(sched->running, &sched->n_running, entry);
-        sched->pages_reserved -= entry->n_pages;
+        give_pages(sched, entry);
     }
-    entry->n_pages = 0;
     entry->state = SCHED_NONE;
     entry->user->n_entries--;
 }
@@ -143,8 +149,7 @@ void sched_remove(struct sched *sched, struct sched_entry *entry)
 void sched_set_back(struct sched *sched, struct sched_entry *entry)
 {
     take_out(sched->running, &sched->n_running, entry);
-    sched->pages_reserved -= entry->n_pages;
-    entry->n_pages = 0;
+    give_pages(sched, entry);
     /* It is owed its end: the bound of the queue does not apply, the array has room for it. */
     entry->state = SCHED_WAITING;
     sched->waiting[sched->n_waiting++] = entry;
@@ -223,6 +228,21 @@ static struct sched_entry *choose_victim(const struct sched *s, struct sched_ent
     return slots > 0 && pages >= pages_needed(s, first) ? victim : NULL;
 }
 
+bool sched_waits_for_share(const struct sched *sched, const struct sched_entry *entry)
+{
+    const struct sched_user *user = entry->user;
+    return user->n_pages_max && user->n_pages + pages_needed(sched, entry) > user->n_pages_max;
+}
+
+/* What runs of the same user, whose client does not read: it is not to hold the user's share. */
+static struct sched_entry *parked_of(const struct sched *s, const struct sched_user *user)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (s->running[i]->user == user && s->running[i]->parked)
+            return s->running[i];
+    return NULL;
+}
+
 struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
                                 struct sched_entry **ret_victim)
 {
@@ -232,9 +252,15 @@ struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
         return NULL;
     sort_queue(s, now_us);
     struct sched_entry *first = NULL;
-    for (uint32_t i = 0; i < s->n_waiting && !first; i++)
-        if (!s->waiting[i]->parked) /* set back, and its client still does not read */
-            first = s->waiting[i];
+    for (uint32_t i = 0; i < s->n_waiting && !first; i++) {
+        struct sched_entry *e = s->waiting[i];
+        if (e->parked) /* set back, and its client still does not read */
+            continue;
+        if (!sched_waits_for_share(s, e))
+            first = e;
+        else if ((*ret_victim = parked_of(s, e->user)))
+            return NULL;
+    }
     if (!first)
         return NULL;
     if (!fits(s, first)) {
@@ -248,6 +274,7 @@ struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
     first->n_pages = pages_needed(s, first);
     first->admitted_us = now_us;
     s->pages_reserved += first->n_pages;
+    first->user->n_pages += first->n_pages;
     s->running[s->n_running++] = first;
     if (s->n_waiting && s->last_admission_us && now_us > s->last_admission_us) {
         double interval = (double)(now_us - s->last_admission_us);

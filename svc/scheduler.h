@@ -29,9 +29,12 @@ enum sched_state { SCHED_NONE, SCHED_WAITING, SCHED_RUNNING };
 
 /* What a user (uid) has consumed; owned by the caller, who keeps one for each user. */
 struct sched_user {
-    uint64_t served;    /* rows computed, divided by weight, in 1/1,024 */
-    uint32_t weight;    /* 1 … 1,024; the share of a user grows with it */
-    uint32_t n_entries; /* waiting or running */
+    uint64_t served;      /* rows computed, divided by weight, in 1/1,024 */
+    uint32_t weight;      /* 1 … 1,024; the share of a user grows with it */
+    uint32_t n_entries;   /* waiting or running */
+    uint32_t n_pages;     /* reserved by what runs */
+    uint32_t n_pages_max; /* set by the owner; 0: no limit. Who would be over it waits, and is
+                             passed over by other users' entries meanwhile */
 };
 
 struct sched_entry {
@@ -100,6 +103,9 @@ uint32_t sched_pages_reserved(const struct sched *sched);
 
 /* A running entry, in order of admission. */
 struct sched_entry *sched_running(const struct sched *sched, uint32_t index);
+
+/* Whether a waiting entry waits for its own user's limit of pages, not for its turn. */
+bool sched_waits_for_share(const struct sched *sched, const struct sched_entry *entry);
 
 /* The waiting entry at a position, in the order of the last sched_admit. */
 struct sched_entry *sched_waiting(const struct sched *sched, uint32_t position);

@@ -5,6 +5,7 @@
 #include "svc/client.h"
 #include "svc/engine.h"
 #include "svc/listener.h"
+#include "svc/policy_file.h"
 #include "svc/readiness.h"
 #include "svc/watcher.h"
 
@@ -46,6 +47,7 @@ struct service {
     struct client_list clients;
     struct client *ring_next; /* of the busy ones, whose doorbell comes next; NULL: all are done */
     uint64_t n_accepted;      /* numbers the clients */
+    uint32_t n_uncounted;     /* clients that get a refusal, or have got it */
     uint32_t n_steps;         /* since the last rest */
     uint8_t *input;           /* one request's bytes */
     size_t input_max;
@@ -67,12 +69,15 @@ static void close_client(struct service *s, struct client *c)
     if (!s->accepting && s->listener.fd >= 0 && watch(s, s->listener.fd, DATA_LISTENER) == 0)
         s->accepting = true; /* descriptors come back */
     struct journal_context context = client_context(c, 0);
-    journal_log(c->why[0] ? JOURNAL_INFO : JOURNAL_DEBUG, &context,
-                "client %llu (uid %u, pid %d) closed: %s", (unsigned long long)c->number,
-                (unsigned)context.uid, (int)context.pid, c->why);
+    if (c->violated)
+        policy_log(&s->policy, POLICY_VIOLATION, c->why, &context, engine_now_us());
+    journal_log(JOURNAL_DEBUG, &context, "client %llu (uid %u, pid %d) closed: %s",
+                (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid, c->why);
     engine_drop_client(&s->engine, c);
     if (c->counted)
-        policy_disconnect(&s->policy, c->account);
+        policy_disconnect(&s->policy, c->account, c->region_bytes);
+    else
+        s->n_uncounted--;
     client_free(c); /* closes its descriptors, which leaves epoll */
 }
 
@@ -86,10 +91,16 @@ static void reap(struct service *s)
     }
 }
 
+static void log_refusal(struct service *s, const struct client *c)
+{
+    struct journal_context context = client_context(c, 0);
+    policy_log(&s->policy, c->refusal.cause, c->refusal.sentence, &context, engine_now_us());
+}
+
 static void accept_one(struct service *s, const struct ipc_peer *peer)
 {
     struct client *c;
-    struct account *account = policy_account(&s->policy, peer->uid);
+    struct account *account = policy_account(&s->policy, peer);
     if (!account) {
         close(peer->fd);
         if (peer->pidfd >= 0)
@@ -98,10 +109,13 @@ static void accept_one(struct service *s, const struct ipc_peer *peer)
     }
     if (client_new(&c, &s->clients, peer, ++s->n_accepted, account) < 0)
         return;
-    c->counted = policy_connect(&s->policy, account, c->refusal, sizeof c->refusal) == 0;
-    if (!c->counted && s->clients.n > s->options->connections + REFUSED_MAX) {
-        client_fail(c, -EMFILE); /* no room even to wait for its hello */
-        return;
+    c->counted = policy_connect(&s->policy, account, &c->refusal) == 0;
+    if (!c->counted) {
+        log_refusal(s, c);
+        if (++s->n_uncounted > REFUSED_MAX) {
+            client_fail(c, -EMFILE); /* no room even to wait for its hello */
+            return;
+        }
     }
     int r = watch(s, peer->fd, (uint64_t)(uintptr_t)c | SOURCE_SOCKET);
     if (r == 0 && peer->pidfd >= 0)
@@ -115,14 +129,11 @@ static void accept_all(struct service *s)
     for (;;) {
         struct ipc_peer peer;
         int r = ipc_accept(s->listener.fd, &peer);
-        if (r == -EACCES) {
-            journal_log(JOURNAL_WARNING, NULL, "refused a process of the overflow uid");
-            continue;
-        }
         if (r == -EMFILE || r == -ENFILE) {
             /* Until somebody leaves, the listener would only make epoll spin. */
-            journal_log(JOURNAL_WARNING, NULL,
-                        "no file descriptor is left for a client; raise LimitNOFILE=");
+            policy_log(&s->policy, POLICY_DESCRIPTORS,
+                       "No file descriptor is left for a client; raise LimitNOFILE=.", NULL,
+                       engine_now_us());
             epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->listener.fd, NULL);
             s->accepting = false;
             return;
@@ -133,16 +144,33 @@ static void accept_all(struct service *s)
     }
 }
 
-static void greet(struct client *c)
+static void turn_away(struct client *c)
 {
+    ipc_session_refuse(c->session, c->refusal.code, c->refusal.sentence);
+    snprintf(c->why, sizeof c->why, "refused: %.140s", c->refusal.sentence);
+    c->broken = true;
+    client_wake(c);
+}
+
+/* The hello has come: sizes are known, and whoever is not wanted can be told so. */
+static void greet(struct service *s, struct client *c)
+{
+    struct ipc_sizes sizes;
+    uint64_t n_bytes;
     if (!c->counted) {
-        ipc_session_refuse(c->session, IPC_CODE_BUSY, c->refusal);
-        snprintf(c->why, sizeof c->why, "refused: %.140s", c->refusal);
-        c->broken = true;
-        client_wake(c);
+        turn_away(c);
         return;
     }
-    int r = ipc_session_open(c->session, &ipc_limits_default, c->number);
+    int r = ipc_session_wanted(c->session, &ipc_limits_default, &sizes, &n_bytes);
+    if (r == 0 && policy_regions(&s->policy, c->account, n_bytes, &c->refusal) < 0) {
+        log_refusal(s, c);
+        turn_away(c);
+        return;
+    }
+    if (r == 0)
+        c->region_bytes = n_bytes;
+    if (r == 0)
+        r = ipc_session_open(c->session, &ipc_limits_default, c->number);
     if (r < 0) {
         client_fail(c, r);
         return;
@@ -251,13 +279,13 @@ static bool arm_clients(struct service *s)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-static void socket_event(struct client *c)
+static void socket_event(struct service *s, struct client *c)
 {
     int r = ipc_session_receive(c->session);
     if (r < 0) {
         client_fail(c, r);
     } else if (r == IPC_RECEIVED_HELLO) {
-        greet(c);
+        greet(s, c);
     } else if (r == IPC_RECEIVED_DOORBELL && ipc_session_is_open(c->session)) {
         if (!c->awake)
             ipc_session_disarm(c->session);
@@ -282,7 +310,7 @@ static void handle(struct service *s, const struct epoll_event *event)
         if ((event->data.u64 & SOURCE_MASK) == SOURCE_PROCESS)
             client_fail(c, -ECONNRESET);
         else
-            socket_event(c);
+            socket_event(s, c);
     }
 }
 
@@ -456,15 +484,20 @@ int service_run(const struct options *options)
     struct service s = {
         .options = options,
         .listener = {.fd = -1, .lock_fd = -1},
-        .policy = {.connections_max = options->connections,
-                   .connections_per_user_max = options->connections_per_user,
-                   .requests_per_user_max = options->requests_per_user},
+        .policy = {.connections_max = options->connections, .base = policy_limits_default},
         .input_max = ipc_limits_default.max.request_bytes,
         .epoll_fd = -1,
         .signal_fd = -1,
     };
     signal(SIGPIPE, SIG_IGN);
+    s.policy.base.connections = options->connections_per_user;
+    s.policy.base.requests = options->requests_per_user;
+    if (policy_reload(&s.policy, options->policy, why, sizeof why) < 0) {
+        journal_log(JOURNAL_ERROR, NULL, "%s", why);
+        return EXIT_USAGE;
+    }
     if (options->isa && ops_isa_select(options->isa) < 0) {
+        policy_done(&s.policy);
         journal_log(JOURNAL_ERROR, NULL,
                     "QUERN_ISA=%.40s is unknown or not to be had on this machine; unset it.",
                     options->isa);

@@ -93,6 +93,11 @@ char *status_text(const struct engine *engine, size_t *ret_n)
         cache_lines(f, e);
     }
     count(f, "clients", e->policy->n_connections);
+    for (int i = 0; i < POLICY_N_CAUSES; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "refused_%s", policy_cause_name((enum policy_cause)i));
+        count(f, key, e->policy->refused[i].n);
+    }
     count(f, "total_requests", t->n_requests);
     count(f, "total_finished", t->n_finished);
     count(f, "total_cancelled", t->n_cancelled);

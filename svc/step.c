@@ -143,17 +143,25 @@ static void admit(struct engine *e, uint64_t now_us)
         struct request *q = ((struct sequence *)entry)->request;
         if (!q->started_us)
             q->started_us = now_us;
+        policy_unqueue(q->client->account, &q->queued_tokens);
     }
     if (!changed && sched_n_waiting(e->sched) == 0)
         return;
     for (uint32_t i = 0; i < sched_n_waiting(e->sched); i++) {
         struct sequence *s = (struct sequence *)sched_waiting(e->sched, i);
-        if (s->sample != 0 || s->request->queue_position == s->sched.position)
+        uint32_t reason =
+            sched_waits_for_share(e->sched, &s->sched) ? IPC_QUEUED_SHARE : IPC_QUEUED_TURN;
+        if (s->sample != 0 ||
+            (s->request->queue_position == s->sched.position && s->request->queue_reason == reason))
             continue;
         struct ipc_event_record event = {.type = IPC_EVENT_QUEUED};
         event.u.queued.position = s->sched.position;
         event.u.queued.total = sched_n_waiting(e->sched);
         event.u.queued.wait_us = sched_estimate_wait(e->sched, s->sched.position);
+        event.u.queued.reason = reason;
+        if (reason == IPC_QUEUED_SHARE)
+            event.u.queued.limit = (uint64_t)s->sched.user->n_pages_max * OPS_KV_PAGE;
+        s->request->queue_reason = reason;
         s->request->queue_position = s->sched.position;
         request_post_news(s->request, &event);
     }
@@ -328,7 +336,8 @@ bool engine_is_runnable(const struct engine *engine)
         if (!sched_running(sched, i)->parked)
             return true;
     for (uint32_t i = 0; i < sched_n_waiting(sched); i++)
-        if (!sched_waiting(sched, i)->parked)
+        if (!sched_waiting(sched, i)->parked &&
+            !sched_waits_for_share(sched, sched_waiting(sched, i)))
             return true;
     return false;
 }

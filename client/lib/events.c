@@ -54,8 +54,9 @@ static bool is_plausible(const struct ipc_event_record *e)
         return false;
     switch (e->type) {
     case IPC_EVENT_ACCEPTED:
-    case IPC_EVENT_QUEUED:
         return e->bytes == 0;
+    case IPC_EVENT_QUEUED:
+        return e->bytes == 0 && e->u.queued.reason <= IPC_QUEUED_LAST;
     case IPC_EVENT_TOKEN:
         return true;
     case IPC_EVENT_PROGRESS:
@@ -100,6 +101,8 @@ static void fill_event(struct quern_event *event, const struct ipc_event_record 
         event->u.queued.position = record->u.queued.position;
         event->u.queued.total = record->u.queued.total;
         event->u.queued.wait_us = record->u.queued.wait_us;
+        event->u.queued.reason = (enum quern_queued)record->u.queued.reason;
+        event->u.queued.limit = record->u.queued.limit;
         break;
     case IPC_EVENT_PROGRESS:
         event->u.progress.phase = (enum quern_phase)record->u.progress.phase;

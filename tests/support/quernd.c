@@ -230,3 +230,17 @@ uint64_t quernd_status(const struct quernd *q, const char *key)
     }
     return number_after(s.text, line);
 }
+
+unsigned quernd_log_count(const struct quernd *q, const char *text)
+{
+    char path[96], line[2048];
+    unsigned n = 0;
+    snprintf(path, sizeof path, "%s/log", q->folder);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        give_up(path);
+    while (fgets(line, sizeof line, f))
+        n += strstr(line, text) != NULL;
+    fclose(f);
+    return n;
+}

@@ -38,4 +38,7 @@ struct quernd_usage quernd_usage(const struct quernd *q);
 /* A number from its status; aborts where there is no such key. */
 uint64_t quernd_status(const struct quernd *q, const char *key);
 
+/* Lines of its log, of all its runs, that have this text in them. */
+unsigned quernd_log_count(const struct quernd *q, const char *text);
+
 #endif

@@ -301,6 +301,45 @@ static void a_chunk_keeps_the_token_gap(void **state)
     sched_free(s);
 }
 
+/* Who holds its share of the pages waits, others pass it by, and a client of the same user that does
+ * not read cannot keep the share. */
+static void a_user_keeps_to_its_share_of_the_pages(void **state)
+{
+    struct sched *s = new_sched(100, 8, 16);
+    struct sched_user users[2] = {{.weight = 1, .n_pages_max = 30}, {.weight = 1}};
+    struct sched_entry e[4] = {0}, *victim;
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        e[i].user = &users[i == 3];
+        e[i].class_ = SCHED_NORMAL;
+        e[i].arrival_us = (uint64_t)i;
+        e[i].n_total = 15 * PAGE;
+        e[i].n_known = 10;
+        assert_int_equal(sched_add(s, &e[i]), 0);
+    }
+    assert_ptr_equal(sched_admit(s, 10, &victim), &e[0]);
+    assert_ptr_equal(sched_admit(s, 10, &victim), &e[1]);
+    assert_true(sched_waits_for_share(s, &e[2]));
+    assert_false(sched_waits_for_share(s, &e[3]));
+    assert_ptr_equal(sched_admit(s, 10, &victim), &e[3]);
+    assert_null(sched_admit(s, 10, &victim));
+    assert_null(victim);
+    e[1].parked = true;
+    assert_null(sched_admit(s, 10, &victim));
+    assert_ptr_equal(victim, &e[1]);
+    sched_set_back(s, &e[1]);
+    assert_ptr_equal(sched_admit(s, 10, &victim), &e[2]);
+    assert_int_equal(users[0].n_pages, 30);
+    e[1].parked = false;
+    assert_null(sched_admit(s, 10, &victim));
+    sched_remove(s, &e[0]);
+    assert_ptr_equal(sched_admit(s, 10, &victim), &e[1]);
+    for (int i = 0; i < 4; i++)
+        sched_remove(s, &e[i]);
+    assert_int_equal(users[0].n_pages + users[1].n_pages + sched_pages_reserved(s), 0);
+    sched_free(s);
+}
+
 static void bounds_are_errors(void **state)
 {
     (void)state;
@@ -323,6 +362,7 @@ int main(void)
         cmocka_unit_test(users_share_by_weight),
         cmocka_unit_test(a_long_prompt_does_not_hold_up_a_short_one),
         cmocka_unit_test(a_chunk_keeps_the_token_gap),
+        cmocka_unit_test(a_user_keeps_to_its_share_of_the_pages),
         cmocka_unit_test(bounds_are_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
