@@ -177,7 +177,11 @@ void engine_submit(struct engine *engine, struct client *client, const struct ip
         else
             request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left.");
         pump(engine, q);
-    } else if (engine->model) {
+    } else if (engine->hold == ENGINE_CLOSED) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_SHUTDOWN,
+                    "The service is about to stop; send the request again when it is back.");
+        pump(engine, q);
+    } else if (engine->model && engine->hold == ENGINE_OPEN) {
         prepare(engine, q);
     } else {
         post_loading(engine, q);
@@ -228,15 +232,22 @@ void engine_drop_client(struct engine *engine, struct client *client)
         end_request(engine, client->requests, IPC_REASON_CANCELLED, IPC_CODE_OK, "");
 }
 
-void engine_stop(struct engine *engine)
+void engine_stop(struct engine *engine, bool held_too, const char *sentence)
 {
     for (struct client *c = engine->clients->busy; c; c = c->next_busy)
         for (struct request *q = c->requests, *next; q; q = next) {
             next = q->next;
+            if (!q->prepared && !held_too)
+                continue;
             request_drop_pending(q);
-            end_request(engine, q, IPC_REASON_FAILED, IPC_CODE_SHUTDOWN,
-                        "The service is stopping; send the request again when it is back.");
+            end_request(engine, q, IPC_REASON_FAILED, IPC_CODE_SHUTDOWN, sentence);
         }
+}
+
+bool engine_is_idle(const struct engine *engine)
+{
+    const struct sched *sched = engine->sched;
+    return !sched || sched_n_running(sched) + sched_n_waiting(sched) == 0;
 }
 
 void engine_pump(struct engine *engine, struct client *client)

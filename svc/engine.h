@@ -20,6 +20,13 @@ struct engine_totals { /* since the start */
     uint64_t n_steps, step_us, n_set_back;
 };
 
+/* What happens to requests that come in. */
+enum engine_hold {
+    ENGINE_OPEN,   /* they are computed */
+    ENGINE_HELD,   /* they wait, as while the model is loading: it is about to be replaced */
+    ENGINE_CLOSED, /* they are refused: the service is about to stop */
+};
+
 struct engine {
     const struct options *options;
     struct policy *policy;
@@ -39,6 +46,7 @@ struct engine {
     struct forward_span *spans; /* (sequences) of the step */
     struct engine_row *rows;    /* (sequences) of the step: what each span is */
     struct engine_totals totals;
+    enum engine_hold hold;
     uint64_t started_us;
 };
 
@@ -53,6 +61,10 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
                 size_t why_size);
 
+/* Lets go of the model and what depends on it, so that another can be loaded. No sequence waits or
+ * runs; requests that are held stay. */
+void engine_unload(struct engine *engine);
+
 /* Takes over a request that ipc_session_take returned (not a cancel). */
 void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken);
 
@@ -66,8 +78,12 @@ void engine_cancel(struct engine *engine, struct client *client, uint64_t id);
 /* Ends all requests of a client that is gone, without events. */
 void engine_drop_client(struct engine *engine, struct client *client);
 
-/* Ends every request: the service is stopping. */
-void engine_stop(struct engine *engine);
+/* Ends every request with code shutdown and this sentence; those that are held only where
+ * `held_too`. */
+void engine_stop(struct engine *engine, bool held_too, const char *sentence);
+
+/* Whether no sequence waits or runs. */
+bool engine_is_idle(const struct engine *engine);
 
 /* Hands out what a client has made room for. */
 void engine_pump(struct engine *engine, struct client *client);

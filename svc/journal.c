@@ -35,6 +35,11 @@ void journal_init(enum journal_level level)
     to_journal = stderr_is_the_journal();
 }
 
+enum journal_level journal_level_of(unsigned verbose)
+{
+    return verbose > 1 ? JOURNAL_DEBUG : verbose ? JOURNAL_INFO : JOURNAL_NOTICE;
+}
+
 void journal_log(enum journal_level level, const struct journal_context *context,
                  const char *format, ...)
 {

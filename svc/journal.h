@@ -26,8 +26,12 @@ struct journal_context {
     uint64_t request;
 };
 
-/* Called once, before the first message. Messages above `level` are dropped. */
+/* Called before the first message, and again where the level changes. Messages above `level` are
+ * dropped. */
 void journal_init(enum journal_level level);
+
+/* The level for "verbose" 0, 1, 2. */
+enum journal_level journal_level_of(unsigned verbose);
 
 /* One line, without a newline. `context` may be NULL. */
 void journal_log(enum journal_level level, const struct journal_context *context,

@@ -30,7 +30,7 @@ int engine_init(struct engine *engine, const struct options *options, struct pol
     return 0;
 }
 
-void engine_done(struct engine *engine)
+void engine_unload(struct engine *engine)
 {
     struct engine *e = engine;
     if (e->samplers)
@@ -46,8 +46,24 @@ void engine_done(struct engine *engine)
     forward_free(e->forward);
     mm_kv_free(e->kv);
     model_free(e->model);
-    ops_pool_free(e->pool);
-    *e = (struct engine){0};
+    e->samplers = NULL;
+    e->logits = NULL;
+    e->spans = NULL;
+    e->rows = NULL;
+    e->prepare = (struct prepare){0};
+    e->sched = NULL;
+    e->prefix = NULL;
+    e->forward = NULL;
+    e->kv = NULL;
+    e->model = NULL;
+    e->load_done = e->load_total = 0;
+}
+
+void engine_done(struct engine *engine)
+{
+    engine_unload(engine);
+    ops_pool_free(engine->pool);
+    *engine = (struct engine){0};
 }
 
 /* Pages of the KV pool: what was asked for, else a few contexts within a quarter of the memory; at

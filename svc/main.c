@@ -66,10 +66,8 @@ int main(int argc, char **argv)
         options_done(&options);
         return code;
     }
-    journal_init(options.verbose > 1 ? JOURNAL_DEBUG
-                 : options.verbose   ? JOURNAL_INFO
-                                     : JOURNAL_NOTICE);
-    int code = service_run(&options);
+    journal_init(journal_level_of(options.verbose));
+    int code = service_run(&options, argc, argv);
     options_done(&options);
     return code;
 }

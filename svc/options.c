@@ -31,6 +31,7 @@ const char options_help[] =
     "  --queue N                 requests that may wait (1024)\n"
     "  --connections N  --connections-per-user N  --requests-per-user N\n"
     "  --policy FILE|off         limits of each user (/etc/quern/policy.conf)\n"
+    "  --drain-s N  --exit-on-idle-s N         requests' time at a stop (0); end unused\n"
     "  --share-prefixes          users share cached prompts\n"
     "  -v, --verbose             say more\n"
     "  --help, --version\n"
@@ -47,11 +48,14 @@ static const struct option_word huge_words[] = {
 #define LIVE     .live = true
 
 const struct option_row options_table[] = {
-    {"model", "service", OPTION_TEXT, FIELD(model)},
+    {"model", "service", OPTION_TEXT, LIVE, FIELD(model)},
     {"socket", "service", OPTION_TEXT, FIELD(socket)},
     {"threads", "service", OPTION_NUMBER, .low = 1, .high = 1024, FIELD(threads)},
     {"policy", "service", OPTION_OFF, LIVE, FIELD(policy)},
     {"verbose", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 2, FIELD(verbose)},
+    {"drain-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 3600, FIELD(drain_s)},
+    {"exit-on-idle-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 1u << 20,
+     FIELD(exit_on_idle_s)},
     {"huge-pages", "memory", OPTION_WORD, .words = huge_words, FIELD(huge_pages)},
     {"memory-limit", "memory", OPTION_SIZE, FIELD(memory_limit_bytes)},
     {"kv", "memory", OPTION_WORD, .words = kv_words, FIELD(kv_type)},
@@ -60,7 +64,7 @@ const struct option_row options_table[] = {
     {"store", "memory", OPTION_OFF, FIELD(store)},
     {"context", "requests", OPTION_NUMBER, .low = 64, .high = 1u << 20, FIELD(context)},
     {"sequences", "requests", OPTION_NUMBER, .low = 1, .high = 256, FIELD(sequences)},
-    {"token-gap-ms", "requests", OPTION_NUMBER, .low = 1, .high = 60000, FIELD(token_gap_ms)},
+    {"token-gap-ms", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 60000, FIELD(token_gap_ms)},
     {"queue", "requests", OPTION_NUMBER, .low = 1, .high = 1u << 20, FIELD(queue)},
     {"connections", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 1u << 16,
      FIELD(connections)},
@@ -362,7 +366,7 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
     }
     if (r < 0) {
         options_done(&o);
-        return r;
+        return -EINVAL;
     }
     *ret = o;
     return 0;

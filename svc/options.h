@@ -38,6 +38,8 @@ struct options {
     uint32_t requests_per_user;    /* requests of one uid, waiting or running */
     const char *policy;            /* path of the policy file, "auto": the standard one if it is
                                       there, or NULL: none */
+    uint32_t drain_s;              /* SIGTERM: how long running requests may go on */
+    uint32_t exit_on_idle_s;       /* without a client; 0: never */
     bool share_prefixes;           /* the prefix cache is shared by all uids */
     struct option_text *texts;     /* options_done frees them */
 };

@@ -2,6 +2,7 @@
 #include "svc/readiness.h"
 
 #include <systemd/sd-daemon.h>
+#include <time.h>
 
 void readiness_init(struct readiness *readiness)
 {
@@ -9,6 +10,7 @@ void readiness_init(struct readiness *readiness)
     *readiness = (struct readiness){0};
     if (sd_watchdog_enabled(0, &watchdog_us) > 0)
         readiness->watchdog_us = watchdog_us;
+    sd_notify(0, "WATCHDOG_USEC=0");
 }
 
 void readiness_status(const char *text)
@@ -18,7 +20,15 @@ void readiness_status(const char *text)
 
 void readiness_ready(void)
 {
-    sd_notify(0, "READY=1\nWATCHDOG_USEC=0");
+    sd_notify(0, "READY=1");
+}
+
+void readiness_reloading(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* systemd.service(5), Type=notify-reload */
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
+               (unsigned long long)now.tv_sec * 1000000 + (unsigned long long)now.tv_nsec / 1000);
 }
 
 void readiness_stopping(void)

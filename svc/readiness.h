@@ -20,6 +20,7 @@ void readiness_init(struct readiness *readiness);
 
 void readiness_status(const char *text); /* STATUS= */
 void readiness_ready(void);
+void readiness_reloading(void); /* until the next readiness_ready */
 void readiness_stopping(void);
 
 /* Before a step, with the time now. */

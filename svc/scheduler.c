@@ -391,6 +391,11 @@ void sched_step_done(struct sched *sched, uint64_t step_us)
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
+void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us)
+{
+    sched->o.token_gap_us = token_gap_us;
+}
+
 uint32_t sched_n_running(const struct sched *sched)
 {
     return sched->n_running;

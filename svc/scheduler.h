@@ -97,6 +97,9 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items);
 /* The step that was planned last took step_us. Charges users and learns costs. */
 void sched_step_done(struct sched *sched, uint64_t step_us);
 
+/* Another target from the next step on. */
+void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us);
+
 uint32_t sched_n_running(const struct sched *sched);
 uint32_t sched_n_waiting(const struct sched *sched);
 uint32_t sched_pages_reserved(const struct sched *sched);

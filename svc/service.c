@@ -7,6 +7,7 @@
 #include "svc/listener.h"
 #include "svc/policy_file.h"
 #include "svc/readiness.h"
+#include "svc/reload.h"
 #include "svc/watcher.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ enum {
     EVENTS_MAX = 64,
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
+    MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
     REST_GRACE_MS = 2000,   /* without work before the watchdog is disarmed */
     STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
     EXIT_OK = 0,
@@ -38,7 +40,9 @@ enum source { SOURCE_SOCKET = 0, SOURCE_PROCESS = 1, SOURCE_MASK = 3 };
 enum { DATA_LISTENER = 0, DATA_SIGNAL = 1 }; /* no client: no pointer is that small */
 
 struct service {
-    const struct options *options;
+    struct options *options;
+    int argc; /* read again by a reload */
+    char **argv;
     struct ipc_listener listener;
     struct policy policy;
     struct engine engine;
@@ -54,6 +58,11 @@ struct service {
     int epoll_fd, signal_fd;
     bool accepting; /* the listener is in epoll */
     bool stop;
+    int code;                /* of the exit */
+    bool reload;             /* SIGHUP came */
+    const char *next_model;  /* waits until the running requests have ended; or NULL */
+    uint64_t drain_until_us; /* running requests are ended then; 0: nothing is being drained */
+    uint64_t idle_since_us;  /* no client since; 0: there are some, or nobody asked */
 };
 
 /* ---- clients ------------------------------------------------------------------------------- */
@@ -66,7 +75,8 @@ static int watch(struct service *s, int fd, uint64_t data)
 
 static void close_client(struct service *s, struct client *c)
 {
-    if (!s->accepting && s->listener.fd >= 0 && watch(s, s->listener.fd, DATA_LISTENER) == 0)
+    if (!s->accepting && s->engine.hold != ENGINE_CLOSED && s->listener.fd >= 0 &&
+        watch(s, s->listener.fd, DATA_LISTENER) == 0)
         s->accepting = true; /* descriptors come back */
     struct journal_context context = client_context(c, 0);
     if (c->violated)
@@ -295,14 +305,36 @@ static void socket_event(struct service *s, struct client *c)
     }
 }
 
+/* SIGTERM: at once, or when the running requests have ended; a second one does not wait. */
+static void begin_stop(struct service *s)
+{
+    s->stop = s->engine.hold == ENGINE_CLOSED || s->options->drain_s == 0 || !s->engine.model ||
+              engine_is_idle(&s->engine);
+    if (s->stop)
+        return;
+    readiness_stopping();
+    journal_log(JOURNAL_NOTICE, NULL, "stopping: running requests may go on for %u s",
+                s->options->drain_s);
+    s->engine.hold = ENGINE_CLOSED;
+    s->drain_until_us = engine_now_us() + (uint64_t)s->options->drain_s * 1000000;
+    /* Who connects now waits in the listening socket for the next process. */
+    if (s->accepting)
+        epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->listener.fd, NULL);
+    s->accepting = false;
+}
+
 static void handle(struct service *s, const struct epoll_event *event)
 {
     if (event->data.u64 == DATA_LISTENER) {
         accept_all(s);
     } else if (event->data.u64 == DATA_SIGNAL) {
         struct signalfd_siginfo info;
-        if (read(s->signal_fd, &info, sizeof info) == sizeof info)
-            s->stop = true;
+        if (read(s->signal_fd, &info, sizeof info) != sizeof info)
+            return;
+        if (info.ssi_signo == SIGHUP)
+            s->reload = true;
+        else
+            begin_stop(s);
     } else {
         struct client *c = (struct client *)(uintptr_t)(event->data.u64 & ~(uint64_t)SOURCE_MASK);
         if (c->broken)
@@ -342,10 +374,33 @@ static int load_progress(void *arg, uint64_t done, uint64_t total)
     return s->stop ? -ECANCELED : 0;
 }
 
-/* Until the next deadline, in ms, at most `longest` (-1: no bound). */
+/* Whether no client was there for as long as the options say. Ends the service then. */
+static void look_whether_idle(struct service *s)
+{
+    if (s->options->exit_on_idle_s == 0 || s->clients.n > 0) {
+        s->idle_since_us = 0;
+    } else if (s->idle_since_us == 0) {
+        s->idle_since_us = engine_now_us();
+    } else if (engine_now_us() - s->idle_since_us >=
+               (uint64_t)s->options->exit_on_idle_s * 1000000) {
+        journal_log(JOURNAL_NOTICE, NULL, "idle for %u s", s->options->exit_on_idle_s);
+        s->stop = true;
+    }
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a == 0 ? b : b == 0 || a < b ? a : b;
+}
+
+/* Until something is due, in ms, at most `longest` (-1: no bound). */
 static int sleep_ms(const struct service *s, int longest)
 {
-    const uint64_t deadline = engine_next_deadline(&s->engine), now = engine_now_us();
+    const uint64_t now = engine_now_us();
+    uint64_t deadline = earlier(engine_next_deadline(&s->engine), s->drain_until_us);
+    if (s->idle_since_us)
+        deadline =
+            earlier(deadline, s->idle_since_us + (uint64_t)s->options->exit_on_idle_s * 1000000);
     if (!deadline)
         return longest;
     uint64_t ms = deadline > now ? (deadline - now) / 1000 + 1 : 0;
@@ -378,9 +433,116 @@ static void rest(struct service *s)
         readiness_rest(&s->readiness);
 }
 
+static void say_ready(const struct service *s)
+{
+    const struct engine *e = &s->engine;
+    journal_log(JOURNAL_INFO, NULL, "%s", model_load_notes(e->model));
+    journal_log(JOURNAL_NOTICE, NULL, "ready: %s (%s), context %u, %u threads, %s, listening on %s",
+                model_name(e->model), model_type_summary(e->model), e->context,
+                ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
+                s->listener.path ? s->listener.path : "systemd's socket");
+    readiness_ready();
+    readiness_status("Serving");
+}
+
+static int load(struct service *s, char *why, size_t why_size)
+{
+    readiness_status("Loading the model");
+    int r = engine_load(&s->engine, s->input_max, load_progress, s, why, why_size);
+    if (r < 0)
+        return r;
+    engine_loaded(&s->engine);
+    ring_clients(s);
+    say_ready(s);
+    return 0;
+}
+
+/* Everything that was running has ended: the other model, or the one before it where that fails. */
+static void change_model(struct service *s)
+{
+    char why[512] = "";
+    const char *before = s->options->model;
+    s->options->model = s->next_model;
+    s->next_model = NULL;
+    s->engine.hold = ENGINE_OPEN;
+    readiness_rest(&s->readiness); /* loading is not a step */
+    engine_unload(&s->engine);
+    if (load(s, why, sizeof why) == 0 || s->stop)
+        return;
+    journal_log(JOURNAL_ERROR, NULL, "%s", why);
+    journal_log(JOURNAL_WARNING, NULL, "going back to %s", before);
+    s->options->model = before;
+    engine_unload(&s->engine);
+    if (load(s, why, sizeof why) < 0 && !s->stop) {
+        journal_log(JOURNAL_ERROR, NULL, "%s", why);
+        s->code = EXIT_NO_INPUT;
+        s->stop = true;
+    }
+}
+
+/* SIGHUP. A wrong configuration leaves everything as it is. */
+static void reload(struct service *s)
+{
+    char why[512] = "";
+    const char *model = NULL;
+    s->reload = false;
+    if (s->engine.hold == ENGINE_CLOSED)
+        return;
+    readiness_reloading();
+    if (reload_options(s->options, &s->policy, s->argc, s->argv, &model, why, sizeof why) < 0) {
+        journal_log(JOURNAL_ERROR, NULL, "reload: %s Nothing was changed.", why);
+        readiness_status("Serving; the last reload failed, see the journal");
+        readiness_ready();
+        return;
+    }
+    journal_init(journal_level_of(s->options->verbose));
+    sched_set_token_gap(s->engine.sched, (uint64_t)s->options->token_gap_ms * 1000);
+    if (!model && s->next_model) { /* changed back before the other one was loaded */
+        s->next_model = NULL;
+        s->drain_until_us = 0;
+        s->engine.hold = ENGINE_OPEN;
+        engine_loaded(&s->engine);
+    }
+    if (!model) {
+        readiness_status("Serving");
+        readiness_ready();
+        return;
+    }
+    s->next_model = model;
+    s->engine.hold = ENGINE_HELD;
+    const uint64_t wait_s = s->options->drain_s ? s->options->drain_s : MODEL_DRAIN_S;
+    s->drain_until_us = engine_now_us() + wait_s * 1000000;
+}
+
+/* A model is to be changed, or the service to stop: nothing runs any more. */
+static bool is_drained(const struct service *s)
+{
+    return s->drain_until_us && engine_is_idle(&s->engine);
+}
+
+static void drain(struct service *s)
+{
+    if (engine_now_us() >= s->drain_until_us)
+        engine_stop(&s->engine, false,
+                    s->next_model ? "The model is being changed; send the request again."
+                                  : "The service is stopping; send the request again when it is "
+                                    "back.");
+    if (!is_drained(s))
+        return;
+    s->drain_until_us = 0;
+    if (s->engine.hold == ENGINE_CLOSED)
+        s->stop = true;
+    else
+        change_model(s);
+}
+
 static void serve(struct service *s)
 {
     while (!s->stop) {
+        if (s->reload)
+            reload(s);
+        if (s->drain_until_us)
+            drain(s);
         /* Within a run of steps the watcher says when to look: no system call. */
         if (s->n_steps < STEPS_BEFORE_WATCH || watcher_saw(&s->watcher))
             look_at_sockets(s, 0);
@@ -391,7 +553,9 @@ static void serve(struct service *s)
         bool stepped = step(s);
         if (stepped && s->n_steps < STEPS_BEFORE_WATCH)
             s->n_steps++;
-        if (!stepped && !s->stop && arm_clients(s))
+        if (!stepped)
+            look_whether_idle(s);
+        if (!stepped && !s->stop && !s->reload && !is_drained(s) && arm_clients(s))
             rest(s);
         else if (s->n_steps == STEPS_BEFORE_WATCH)
             watcher_watch(&s->watcher);
@@ -403,7 +567,8 @@ static void serve(struct service *s)
 static void wind_down(struct service *s)
 {
     readiness_stopping();
-    engine_stop(&s->engine);
+    engine_stop(&s->engine, true,
+                "The service is stopping; send the request again when it is back.");
     ring_clients(s);
     while (s->clients.all) {
         s->clients.all->leave = true;
@@ -427,6 +592,7 @@ static int open_descriptors(struct service *s, char *why, size_t why_size)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they inherit it */
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -453,36 +619,13 @@ static void close_descriptors(struct service *s)
         close(s->signal_fd);
 }
 
-static void say_ready(const struct service *s)
-{
-    const struct engine *e = &s->engine;
-    journal_log(JOURNAL_INFO, NULL, "%s", model_load_notes(e->model));
-    journal_log(JOURNAL_NOTICE, NULL, "ready: %s (%s), context %u, %u threads, %s, listening on %s",
-                model_name(e->model), model_type_summary(e->model), e->context,
-                ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
-                s->listener.path ? s->listener.path : "systemd's socket");
-    readiness_ready();
-    readiness_status("Serving");
-}
-
-static int load(struct service *s, char *why, size_t why_size)
-{
-    readiness_status("Loading the model");
-    int r = engine_load(&s->engine, s->input_max, load_progress, s, why, why_size);
-    if (r < 0)
-        return r;
-    engine_loaded(&s->engine);
-    ring_clients(s);
-    say_ready(s);
-    return 0;
-}
-
-int service_run(const struct options *options)
+int service_run(struct options *options, int argc, char **argv)
 {
     char why[512] = "";
-    int code = EXIT_OK;
     struct service s = {
         .options = options,
+        .argc = argc,
+        .argv = argv,
         .listener = {.fd = -1, .lock_fd = -1},
         .policy = {.connections_max = options->connections, .base = policy_limits_default},
         .input_max = ipc_limits_default.max.request_bytes,
@@ -511,16 +654,16 @@ int service_run(const struct options *options)
         r = engine_init(&s.engine, options, &s.policy, &s.clients, why, sizeof why);
     if (r < 0) {
         journal_log(JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
-        code = EXIT_MACHINE;
+        s.code = EXIT_MACHINE;
         goto close;
     }
     readiness_init(&s.readiness);
     r = load(&s, why, sizeof why);
     if (r < 0 && !s.stop) {
         journal_log(JOURNAL_ERROR, NULL, "%s", why);
-        code = r == -ENOMEM                                     ? EXIT_MACHINE
-               : r == -EBADMSG || r == -ENOTSUP || r == -EINVAL ? EXIT_BAD_DATA
-                                                                : EXIT_NO_INPUT;
+        s.code = r == -ENOMEM                                     ? EXIT_MACHINE
+                 : r == -EBADMSG || r == -ENOTSUP || r == -EINVAL ? EXIT_BAD_DATA
+                                                                  : EXIT_NO_INPUT;
     } else {
         serve(&s);
         journal_log(JOURNAL_NOTICE, NULL, "stopping");
@@ -531,5 +674,5 @@ close:
     close_descriptors(&s);
     policy_done(&s.policy);
     free(s.input);
-    return code;
+    return s.code;
 }

@@ -8,7 +8,8 @@
 
 #include "svc/options.h"
 
-/* Serves until SIGTERM or SIGINT. The exit code: 0, 66 (the model), 70, or 71 (the machine). */
-int service_run(const struct options *options);
+/* Serves until SIGTERM or SIGINT, or until it was idle for as long as the options say. SIGHUP reads
+ * argv and the configuration again into *options. The exit code: 0, 66 (the model), 70, or 71 (the machine). */
+int service_run(struct options *options, int argc, char **argv);
 
 #endif

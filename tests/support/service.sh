@@ -1,5 +1,6 @@
 # Sourced by the tests of the shell tool: a quernd of its own on a socket of its own.
 #   service_start MODEL [OPTION...]   starts it and waits until it answers; QUERN_SOCKET is set
+#   service_launch OPTION...          the same without a model on the command line
 #   service_stop                      ends it with SIGTERM and checks that it exits with 0
 #   check NAME COMMAND...             runs the command; prints ok or FAIL with its output
 #   fails NAME CODE COMMAND...        the same, and it must exit with CODE and say one line
@@ -19,7 +20,11 @@ trap cleanup EXIT
 service_start() {
     model=$1
     shift
-    "$BUILD/quernd" --model "$model" --socket "$QUERN_SOCKET" "$@" 2>"$work/log" &
+    service_launch --model "$model" "$@"
+}
+
+service_launch() {
+    "$BUILD/quernd" --socket "$QUERN_SOCKET" "$@" 2>>"$work/log" &
     service=$!
     tries=0
     until "$BUILD/quern" status --wait >/dev/null 2>&1; do
