@@ -94,7 +94,7 @@ deps: ## install the Debian packages that are missing (asks for root only then)
 all: $(BUILD)/quernd $(BUILD)/quern $(BUILD)/libquern.a $(BUILD)/libquern.so $(BUILD)/quern.pc ## build the service, the tool and the library
 
 run: deps ## build, start the service with the shipped model, stream an answer (PROMPT=...)
-	$(Q)$(MAKE) --no-print-directory all tools
+	$(Q)$(MAKE) --no-print-directory -j$$(nproc) all $(if $(wildcard models/quern-tldr.gguf),,tools)
 	$(Q)BUILD="$(BUILD)" sh client/demo.sh
 
 tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS)

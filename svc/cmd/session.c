@@ -137,7 +137,7 @@ static int select_isa(const char *verb)
         return 0;
     fprintf(stderr, "quernd %s: QUERN_ISA is \"%s\", %s\n", verb, name,
             r == -ENOTSUP ? "which this machine cannot run"
-                          : "which is none of scalar, avx2, avx512 and avx512vnni");
+                          : "which is none of scalar, avx2, avx512, avx512vnni and amx");
     return CMD_USAGE;
 }
 

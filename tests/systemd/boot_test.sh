@@ -15,6 +15,8 @@ skip() {
 case $BUILD in
 *san) skip "the sandbox of the unit does not allow what a sanitizer does" ;;
 esac
+unshare --mount --propagation private true 2>/dev/null ||
+    skip "cannot make a mount namespace (in a chroot, or without the privilege)"
 cgroup2=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/self/mounts)
 [ -n "$cgroup2" ] || skip "no cgroup v2 hierarchy is mounted"
 cgroup=$cgroup2$(sed -n 's/^0:://p' /proc/self/cgroup)
