@@ -21,7 +21,8 @@ def gradients(kind, config):
     weights = model.weights()
     _, cache = model.forward(torch.arange(100, 117)[None], weights=weights)
     hidden, _ = model.forward(ids, cache, 0.15, weights)
-    loss = model.loss(model.logits(hidden[:, 10:].reshape(-1, config.width), weights), ids[:, 10:].reshape(-1))
+    logits = model.logits(hidden[:, 10:].reshape(-1, config.width), weights)
+    loss, _ = model.loss(logits, ids[:, 10:].reshape(-1), torch.rand(len(logits)) + 0.5)
     loss.backward()
     return loss.item(), {name: p.grad for name, p in parameters.items()}
 

@@ -19,6 +19,11 @@ HELD_OUT_PAGES, HELD_OUT_EXAMPLES, WATCHED_EXAMPLES = 130, 500, 300
 
 Row = collections.namedtuple("Row", "page request command")
 
+# What an epoch is made of: the share of rows in tldr-pages' own words, and long chats for every short batch. The end of
+# the training is nearer to what is asked of the model, and long enough chats cost too much to have them all the time.
+Mix = collections.namedtuple("Mix", "plain long_share")
+EARLY, LATE = Mix(plain=0.4, long_share=0.05), Mix(plain=0.6, long_share=0.12)
+
 
 def load_rows():
     """English rows that ask for a shell command, each once."""
@@ -58,8 +63,18 @@ def split(rows):
             left[row.page] -= 1
         else:
             train.append(row)
+    # Nor is anything trained on that has a held-out pair, a held-out command of the same page in other words, or, from
+    # whatever page, a command of a page that is held out.
     secret = {pair_key(row.request, row.command) for row in page_rows + held}
-    train = [row for row in train if pair_key(row.request, row.command) not in secret]
+    commands = {(row.page, row.command) for row in held}
+    page_commands = {row.command for row in page_rows}
+    train = [
+        row
+        for row in train
+        if pair_key(row.request, row.command) not in secret
+        and (row.page, row.command) not in commands
+        and row.command not in page_commands
+    ]
     # Keys to press, some of which stand without the mark; after the split, so that it stays what it was.
     train = [row for row in train if not row.command.startswith("<")]
     return train, held[HELD_OUT_EXAMPLES:], held[:HELD_OUT_EXAMPLES], page_rows
@@ -93,19 +108,19 @@ def ambiguous_requests(rows):
 
 
 class Epochs:
-    """The batches of every epoch, each a function of (seed, epoch) alone."""
+    """The batches of every epoch, each a function of (seed, epoch, mix) alone."""
 
-    def __init__(self, tokenizer, train, everyday, batch_tokens, seed, long_share=0.1, everyday_times=2):
+    def __init__(self, tokenizer, train, everyday, batch_tokens, seed, everyday_times=2):
         self.tokenizer, self.train, self.everyday = tokenizer, train, everyday
-        self.batch_tokens, self.seed, self.long_share = batch_tokens, seed, long_share
+        self.batch_tokens, self.seed = batch_tokens, seed
         self.everyday_times = everyday_times
         self.ambiguous = ambiguous_requests(train)
 
-    def short(self, rng):
+    def short(self, rng, plain):
         """Every row in one wording -> (ids, start of the answer)"""
         for row in self.train:
             program = program_of(row.page, row.command)
-            yield self.turn(*reword(rng, row.request, row.command, program, row.request in self.ambiguous))
+            yield self.turn(*reword(rng, row.request, row.command, program, row.request in self.ambiguous, plain))
         for _ in range(self.everyday_times):
             for row in self.everyday:
                 yield self.turn(*reword_lightly(rng, row.request, row.command))
@@ -115,10 +130,10 @@ class Epochs:
         head = t.encode(request) + t.middle()
         return head + t.encode(command) + [t.im_end], len(head)
 
-    def batches(self, epoch):
+    def batches(self, epoch, mix):
         """-> list of batches; a batch is a list of (ids, [(start, end) of each answer])."""
         rng = random.Random(f"{self.seed}/{epoch}")
-        items = [(ids, [(start, len(ids))]) for ids, start in self.short(rng)]
+        items = [(ids, [(start, len(ids))]) for ids, start in self.short(rng, mix.plain)]
         # Rows of about one length share a batch, and who shares it with whom changes from epoch to epoch.
         rng.shuffle(items)
         items.sort(key=lambda item: len(item[0]) + rng.random() * 2)
@@ -129,7 +144,7 @@ class Epochs:
                 batch = []
             batch.append(item)
         batches.append(batch)
-        for _ in range(round(len(batches) * self.long_share)):
+        for _ in range(round(len(batches) * mix.long_share)):
             batches.append(self.long_batch(rng))
         rng.shuffle(batches)
         return batches

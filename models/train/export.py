@@ -33,7 +33,7 @@ def metadata(config, tokenizer, file_type):
         ("general.type", gguf.STRING, "model"),
         ("general.name", gguf.STRING, "quern tldr"),
         ("general.basename", gguf.STRING, "quern-tldr"),
-        ("general.size_label", gguf.STRING, "8M"),
+        ("general.size_label", gguf.STRING, "10M"),
         ("general.description", gguf.STRING, "A request in plain words in, a shell command out."),
         ("general.license", gguf.STRING, "cc-by-4.0"),
         ("general.languages", gguf.ARRAY, (gguf.STRING, ["en"])),

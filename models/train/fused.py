@@ -1,5 +1,6 @@
 """The kernels of kernels.c as autograd functions. Tensors are contiguous; bfloat16 unless said otherwise."""
 
+import collections
 import ctypes
 import os
 import subprocess
@@ -128,18 +129,20 @@ class Softmax(torch.autograd.Function):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Mean over rows. The logits are overwritten with their gradient, so nothing else may use them."""
+    """-> the weighted mean over rows, the loss of each. The logits are overwritten with their gradient, so nothing else may
+    use them."""
 
     @staticmethod
-    def forward(ctx, logits, target):
-        loss = torch.empty(len(target))
-        call("cross_entropy", *logits.shape, logits, target, loss)
+    def forward(ctx, logits, target, weight):
+        loss, share = torch.empty(len(target)), weight / weight.sum()
+        call("cross_entropy", *logits.shape, logits, target, share, loss)
         ctx.gradient = logits
-        return loss.mean()
+        ctx.mark_non_differentiable(loss)
+        return loss @ share, loss
 
     @staticmethod
-    def backward(ctx, grad):
-        return ctx.gradient, None  # the loss is what backward() starts from: grad is 1
+    def backward(ctx, grad, _):
+        return ctx.gradient, None, None  # the mean is what backward() starts from: grad is 1
 
 
 class FusedQwen2(Qwen2):
@@ -164,17 +167,35 @@ class FusedQwen2(Qwen2):
     def residual(self, x, h, keep):
         return Residual.apply(x, h, torch.ones(len(x), x.shape[-1]) if keep is None else keep)
 
-    def loss(self, logits, targets):
-        return CrossEntropy.apply(logits, targets)
+    def loss(self, logits, targets, weight):
+        return CrossEntropy.apply(logits, targets, weight)
 
 
-class AdamW:
-    """torch.optim.AdamW in one pass, the clipping of the gradient's norm included."""
+def orthogonal(batch):
+    """Every matrix (rows <= columns) of a batch with its singular values moved near 1: five Newton-Schulz steps with the
+    coefficients of Muon (Jordan et al. 2024), in bfloat16."""
+    x = (batch / (batch.flatten(1).norm(dim=1)[:, None, None] + 1e-7)).bfloat16()
+    for _ in range(5):
+        gram = torch.bmm(x, x.transpose(1, 2))
+        x = 3.4445 * x + torch.bmm(-4.7750 * gram + 2.0315 * torch.bmm(gram, gram), x)
+    return x.float()
 
-    def __init__(self, parameters, decay, betas=(0.9, 0.98), clip=1.0):
+
+class Optimizer:
+    """Muon for the layers' matrices; AdamW, in one pass, for the embedding, norms and biases.
+
+    Muon takes the momentum of a matrix, makes it orthogonal and scales it to the size that AdamW's updates have (an RMS
+    of 0.3, near the 0.2 of Liu et al. 2025), so that both use one rate. The clipping of the gradient's norm is AdamW's alone."""
+
+    def __init__(self, parameters, decay, betas=(0.9, 0.98), clip=1.0, muon=True):
         self.parameters, self.decay, self.betas, self.clip = parameters, decay, betas, clip
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
         self.steps = 0
+        self.matrices = collections.defaultdict(list)  # by shape, wide
+        for name, p in parameters.items():
+            if muon and p.dim() == 2 and name != "token_embd.weight":
+                self.matrices[min(p.shape), max(p.shape)].append(name)
+        self.muon_names = {name for names in self.matrices.values() for name in names}
 
     @torch.no_grad()
     def step(self, rate):
@@ -182,8 +203,25 @@ class AdamW:
         b1, b2 = self.betas
         norm = float(torch.stack([p.grad.norm() for p in self.parameters.values()]).norm())
         clip = min(1.0, self.clip / (norm + 1e-6))
+        self.step_muon(rate)
         for name, p in self.parameters.items():
+            if name in self.muon_names:
+                continue
             decay = self.decay if p.dim() == 2 else 0.0
             call("adamw", p.numel(), p.detach(), p.grad.contiguous(), *self.moments[name], clip, float(rate), decay,
                  b1, b2, 1 - b1**self.steps, 1 - b2**self.steps)  # fmt: skip
             p.grad = None
+
+    def step_muon(self, rate, momentum=0.95):
+        for shape, names in self.matrices.items():
+            wide = []
+            for name in names:
+                p, m = self.parameters[name], self.moments[name][0]
+                m.mul_(momentum).add_(p.grad)
+                update = p.grad + momentum * m
+                wide.append(update if p.shape[0] <= p.shape[1] else update.t())
+                p.grad = None
+            for name, update in zip(names, orthogonal(torch.stack(wide))):
+                p = self.parameters[name]
+                p.mul_(1 - rate * self.decay)
+                p.add_(update if p.shape[0] <= p.shape[1] else update.t(), alpha=-rate * 0.3 * shape[1] ** 0.5)

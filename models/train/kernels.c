@@ -157,8 +157,8 @@ void softmax_backward(long rows, long width, float scale, const bf16 *p, bf16 *g
     }
 }
 
-/* loss[r] = -log softmax(logits[r])[target[r]]; logits become the gradient of the mean loss */
-void cross_entropy(long rows, long n, bf16 *logits, const int64_t *target, float *loss)
+/* loss[r] = -log softmax(logits[r])[target[r]]; logits become the gradient of the sum of weight[r] loss[r] */
+void cross_entropy(long rows, long n, bf16 *logits, const int64_t *target, const float *weight, float *loss)
 {
 #pragma omp parallel for
     for (long r = 0; r < rows; r++) {
@@ -169,10 +169,10 @@ void cross_entropy(long rows, long n, bf16 *logits, const int64_t *target, float
         for (long i = 0; i < n; i++)
             sum += expf(wide(row[i]) - top);
         loss[r] = logf(sum) + top - wanted;
-        float share = 1 / (sum * (float)rows);
+        float share = weight[r] / sum;
         for (long i = 0; i < n; i++)
             row[i] = narrow(expf(wide(row[i]) - top) * share);
-        row[target[r]] = narrow((expf(wanted - top) / sum - 1) / (float)rows);
+        row[target[r]] = narrow((expf(wanted - top) / sum - 1) * weight[r]);
     }
 }
 

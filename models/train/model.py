@@ -153,5 +153,7 @@ class Qwen2:
         w = weights or self.weights()
         return F.linear(self.norm(x, w["output_norm.weight"]), w["token_embd.weight"])
 
-    def loss(self, logits, targets):
-        return F.cross_entropy(logits, targets)
+    def loss(self, logits, targets, weight):
+        """-> the weighted mean, the loss of each row"""
+        each = F.cross_entropy(logits, targets, reduction="none")
+        return each @ (weight / weight.sum()), each.detach()

@@ -1,12 +1,13 @@
 #!/bin/sh
 # From the data in this folder to models/quern-tldr.gguf: what `make model` runs. An interrupted run goes on where it
-# was. OUT (checkpoints, logs) and STEPS may be given in the environment; PYTHON must be one that has torch.
+# was. From the environment: OUT (checkpoints, logs), STEPS, or MINUTES to plan by time instead, NICE, and PYTHON, which must
+# have torch.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 models=$(dirname "$here")
 OUT=${OUT:-$here/out}
-STEPS=${STEPS:-6000}
+STEPS=${STEPS:-5000}
 PYTHON=${PYTHON:-/usr/bin/python3}
 
 if ! "$PYTHON" -c 'import matplotlib, numpy, regex, torch' 2>/dev/null; then
@@ -29,7 +30,7 @@ mkdir -p "$OUT"
 cd "$here"
 "$PYTHON" split.py
 "$PYTHON" check_kernels.py
-nice -n 19 "$PYTHON" train.py "$OUT" --steps "$STEPS"
+nice -n "${NICE:-5}" "$PYTHON" train.py "$OUT" --steps "$STEPS" ${MINUTES:+--minutes "$MINUTES"}
 # The last checkpoints lie in the falling part of the rate; their average is a little better than the last alone.
 last=$(ls "$OUT"/step-*.pt | sort -t- -k2 -V | tail -n 3)
 "$PYTHON" export.py "$OUT/quern-tldr-f32.gguf" F32 $last

@@ -29,6 +29,8 @@ FRAMES = [
 ]
 NAMED = ["{d} with {p}", "{d} using {p}", "{p}: {d}", "{p}: {d}", "{p} {d}", "use {p} to {d}", "{d} ({p})", "{d} in {p}", "with {p}, {d}"]
 
+NAMED_SHARE = 0.35  # of the requests that could do without
+
 FILE_STEMS = (
     "notes report draft backup data test main index photo holiday song invoice letter list todo old new config log "
     "results budget summary thesis chapter1 sample input output project users table readme archive2024 my_file demo"
@@ -112,8 +114,19 @@ def program_of(page, command):
     return words if words in command else page
 
 
-def reword(rng, request, command, program, name_it):
-    """One random wording of a pair. `name_it`: the request must name the program, or nobody could answer it."""
+def drop_words(rng, request, command):
+    """Up to every fifth word goes, but not what the command repeats: what is left must do."""
+    said = set(re.findall(r"[\w./-]+", command))
+    share = rng.random() * 0.2
+    words = [w for w in request.split(" ") if w.strip("()`',.") in said or rng.random() >= share]
+    return " ".join(words) if len(words) > 1 else request
+
+
+def reword(rng, request, command, program, name_it, plain):
+    """One random wording of a pair. `name_it`: the request must name the program, or nobody could answer it. A share
+    `plain` keeps the words of tldr-pages."""
+    if rng.random() < plain:
+        return (f"{program}: {request}" if name_it or rng.random() < NAMED_SHARE else request), command
     if rng.random() < 0.3:
         request, command = swap_path(rng, request, command)
     if rng.random() < 0.5:
@@ -127,7 +140,9 @@ def reword(rng, request, command, program, name_it):
     framed = rng.random() < 0.35
     if framed or rng.random() < 0.5:
         request = lower_first(request)
-    if name_it or rng.random() < 0.45:
+    if rng.random() < 0.3:
+        request = drop_words(rng, request, command)
+    if name_it or rng.random() < NAMED_SHARE:
         if rng.random() < 0.25:
             program = program.split()[0]
         form = rng.choice(NAMED)
