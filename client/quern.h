@@ -100,10 +100,24 @@ enum quern_op {
 enum quern_input {
     QUERN_INPUT_TEXT = 1, /* input, input_size bytes of UTF-8 */
     QUERN_INPUT_CHAT = 2, /* messages, n_messages */
-    QUERN_INPUT_IDS = 3   /* ids, n_ids */
+    QUERN_INPUT_IDS = 3,  /* ids, n_ids */
+    QUERN_INPUT_SEGMENTS =
+        4,                /* segments, n_segments: a prompt whose template the caller rendered */
+    QUERN_INPUT_TEXTS = 5 /* embed: segments, n_segments ≤ 64, texts all: one vector each */
 };
 
-enum quern_role { QUERN_ROLE_SYSTEM = 0, QUERN_ROLE_USER = 1, QUERN_ROLE_ASSISTANT = 2 };
+enum quern_role {
+    QUERN_ROLE_SYSTEM = 0,
+    QUERN_ROLE_USER = 1,
+    QUERN_ROLE_ASSISTANT = 2,
+    QUERN_ROLE_TOOL = 3 /* what a tool said */
+};
+
+enum quern_segment_kind {
+    QUERN_SEGMENT_TEXT = 0,    /* text, whatever it spells */
+    QUERN_SEGMENT_CONTROL = 1, /* a control token, by its name: the model must have it */
+    QUERN_SEGMENT_TOKEN = 2    /* a token where the model has one of this name, else text */
+};
 
 enum quern_priority {
     QUERN_PRIORITY_NORMAL = 0,
@@ -111,9 +125,12 @@ enum quern_priority {
     QUERN_PRIORITY_BATCH = 2
 };
 
-#define QUERN_SPECIAL    1u /* text may spell control tokens; detokenize writes them */
-#define QUERN_IGNORE_EOS 2u /* go on after an end-of-sequence token */
-#define QUERN_RAW_CHAT   4u /* chat: no default system message */
+#define QUERN_SPECIAL    1u  /* text may spell control tokens; detokenize writes them */
+#define QUERN_IGNORE_EOS 2u  /* go on after an end-of-sequence token */
+#define QUERN_RAW_CHAT   4u  /* chat: no default system message */
+#define QUERN_MEAN       8u  /* embed: the mean over all positions; else the last one's vector */
+#define QUERN_NORMALIZE  16u /* embed: scaled to length 1 */
+#define QUERN_ECHO       32u /* generate: QUERN_DATA_SCORES of the prompt before the first token */
 
 /* Which parameters are given; the others are the model's defaults. */
 #define QUERN_GIVEN_TEMPERATURE 0x001u
@@ -125,11 +142,24 @@ enum quern_priority {
 #define QUERN_GIVEN_FREQUENCY   0x040u
 #define QUERN_GIVEN_SEED        0x080u
 #define QUERN_GIVEN_MAX_TOKENS  0x100u
+#define QUERN_GIVEN_MIN_TOKENS  0x200u
 
 struct quern_message {
     enum quern_role role;
     const char *text;
     size_t text_size;
+};
+
+struct quern_segment {
+    enum quern_segment_kind kind;
+    const char *text;
+    size_t text_size;
+};
+
+/* Added to the logit of a token before all else: −100 … 100, or −INFINITY, and it is never drawn. */
+struct quern_bias {
+    uint32_t token;
+    float bias;
 };
 
 struct quern_request {
@@ -160,7 +190,13 @@ struct quern_request {
     uint32_t samples;     /* answers in parallel; 0 and 1 mean one */
     uint32_t deadline_ms; /* 0: none */
     enum quern_priority priority;
-    uint64_t reserved[8]; /* zero */
+    const struct quern_segment *segments;
+    size_t n_segments;
+    const struct quern_bias *biases; /* at most 1,024, each token once */
+    size_t n_biases;
+    uint32_t min_tokens;  /* no end of sequence before so many tokens */
+    uint32_t reserved_;   /* zero */
+    uint64_t reserved[3]; /* zero */
 };
 
 /* Sets size, op QUERN_OP_GENERATE, kind QUERN_INPUT_TEXT, everything else zero. */

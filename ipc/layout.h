@@ -168,24 +168,41 @@ enum ipc_input {
     IPC_INPUT_TEXT = 1, /* UTF-8 */
     IPC_INPUT_CHAT = 2, /* u32 count, then count × struct ipc_chat_entry, then the texts in order */
     IPC_INPUT_IDS = 3,  /* u32 token ids */
+    IPC_INPUT_SEGMENTS = 4, /* a prompt as its template made it: as chat, role: enum ipc_segment */
+    IPC_INPUT_TEXTS = 5,    /* embed, one vector each: as chat, role 0; at most IPC_TEXTS_MAX */
 };
-#define IPC_INPUT_LAST 3
+#define IPC_INPUT_LAST 5
 
-enum ipc_role { IPC_ROLE_SYSTEM = 0, IPC_ROLE_USER = 1, IPC_ROLE_ASSISTANT = 2 };
-#define IPC_ROLE_LAST         2
+enum ipc_role {
+    IPC_ROLE_SYSTEM = 0,
+    IPC_ROLE_USER = 1,
+    IPC_ROLE_ASSISTANT = 2,
+    IPC_ROLE_TOOL = 3, /* what a tool said */
+};
+#define IPC_ROLE_LAST         3
 #define IPC_CHAT_MESSAGES_MAX 4096u
 
 struct ipc_chat_entry {
-    uint32_t role;   /* enum ipc_role */
+    uint32_t role;   /* enum ipc_role; of segments enum ipc_segment */
     uint32_t length; /* bytes of this message's text */
 };
 _Static_assert(sizeof(struct ipc_chat_entry) == 8, "chat entry");
 
+/* What a segment of a prompt is. */
+enum ipc_segment {
+    IPC_SEGMENT_TEXT = 0,    /* text, whatever it spells */
+    IPC_SEGMENT_CONTROL = 1, /* a control token, by its name: the vocabulary must have it */
+    IPC_SEGMENT_TOKEN = 2,   /* a token where the vocabulary has one of this name, else text */
+};
+#define IPC_SEGMENT_LAST 2
+
 /* Flags of a request; all others are refused. */
-#define IPC_FLAG_SPECIAL    1u /* text may spell control tokens (and detokenize writes them) */
-#define IPC_FLAG_IGNORE_EOS 2u /* go on after an end-of-sequence token */
-#define IPC_FLAG_RAW_CHAT   4u /* chat: no default system message */
-#define IPC_FLAGS_ALL       7u
+#define IPC_FLAG_SPECIAL    1u  /* text may spell control tokens (and detokenize writes them) */
+#define IPC_FLAG_IGNORE_EOS 2u  /* go on after an end-of-sequence token */
+#define IPC_FLAG_RAW_CHAT   4u  /* chat: no default system message */
+#define IPC_FLAG_MEAN       8u  /* embed: the mean over all positions, not the last one's */
+#define IPC_FLAG_NORMALIZE  16u /* embed: scaled to length 1 */
+#define IPC_FLAG_ECHO       32u /* generate: the scores of the prompt come before the first token */
 
 /* Bits of `given`: a parameter whose bit is clear must be zero, and means the model's default. */
 #define IPC_GIVEN_TEMPERATURE 0x001u
@@ -197,13 +214,23 @@ _Static_assert(sizeof(struct ipc_chat_entry) == 8, "chat entry");
 #define IPC_GIVEN_FREQUENCY   0x040u
 #define IPC_GIVEN_SEED        0x080u
 #define IPC_GIVEN_MAX_TOKENS  0x100u
-#define IPC_GIVEN_ALL         0x1ffu
+#define IPC_GIVEN_MIN_TOKENS  0x200u
+#define IPC_GIVEN_ALL         0x3ffu
 
 #define IPC_STOPS_MAX       16u
 #define IPC_STOP_BYTES_MAX  256u /* of one stop string */
 #define IPC_MODEL_BYTES_MAX 64u  /* of a model's name */
 #define IPC_LOGPROBS_MAX    20u
 #define IPC_SAMPLES_MAX     64u
+#define IPC_TEXTS_MAX       64u
+#define IPC_BIASES_MAX      1024u
+
+/* What is added to the logit of a token before all else. */
+struct ipc_bias {
+    uint32_t token;
+    float bias; /* −100 … 100, or −infinity: never drawn */
+};
+_Static_assert(sizeof(struct ipc_bias) == 8, "bias");
 
 enum ipc_priority { IPC_PRIORITY_NORMAL = 0, IPC_PRIORITY_INTERACTIVE = 1, IPC_PRIORITY_BATCH = 2 };
 #define IPC_PRIORITY_LAST 2
@@ -215,7 +242,7 @@ struct ipc_request_record {
     uint32_t flags;      /* IPC_FLAG_… */
     uint32_t given;      /* IPC_GIVEN_… */
     uint32_t max_tokens; /* not 0 when given */
-    /* One span of the request bytes: input, then stop list, then name of the model, end to end. */
+    /* One span of the request bytes: input, stop list, name of the model, biases, end to end. */
     uint32_t offset; /* of the span in the request bytes */
     uint32_t input_bytes;
     uint32_t stop_bytes;  /* stop list: for each string u32 length, then its bytes */
@@ -233,7 +260,9 @@ struct ipc_request_record {
     uint32_t deadline_ms; /* from the moment it is taken; 0: none */
     uint16_t priority;    /* enum ipc_priority */
     uint16_t samples;     /* answers wanted in parallel; 0 means 1 */
-    uint64_t reserved[4]; /* zero */
+    uint32_t min_tokens;  /* no end of sequence before so many; less than max_tokens */
+    uint32_t bias_bytes;  /* struct ipc_bias each, tokens rising */
+    uint64_t reserved[3]; /* zero */
 };
 _Static_assert(sizeof(struct ipc_request_record) == 128, "request record is 128 bytes");
 _Static_assert(offsetof(struct ipc_request_record, op) == 8, "request.op");
@@ -245,7 +274,9 @@ _Static_assert(offsetof(struct ipc_request_record, seed) == 72, "request.seed");
 _Static_assert(offsetof(struct ipc_request_record, target) == 80, "request.target");
 _Static_assert(offsetof(struct ipc_request_record, deadline_ms) == 88, "request.deadline_ms");
 _Static_assert(offsetof(struct ipc_request_record, priority) == 92, "request.priority");
-_Static_assert(offsetof(struct ipc_request_record, reserved) == 96, "request.reserved");
+_Static_assert(offsetof(struct ipc_request_record, min_tokens) == 96, "request.min_tokens");
+_Static_assert(offsetof(struct ipc_request_record, bias_bytes) == 100, "request.bias_bytes");
+_Static_assert(offsetof(struct ipc_request_record, reserved) == 104, "request.reserved");
 
 /* ---- Events ------------------------------------------------------------------------------------ */
 

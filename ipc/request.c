@@ -73,24 +73,25 @@ int ipc_stop_next(const uint8_t *stops, uint32_t stop_bytes, uint32_t *cursor, s
 
 /* ---- Checks ------------------------------------------------------------------------------------- */
 
+#define TAKES(kind)  (1u << IPC_INPUT_##kind)
+#define TAKES_PROMPT (TAKES(TEXT) | TAKES(CHAT) | TAKES(IDS) | TAKES(SEGMENTS))
+#define PROMPT_FLAGS (IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT)
+
 /* What each operation takes. */
 static const struct {
     uint8_t inputs; /* bit per enum ipc_input */
     bool samples;   /* looks at the sampling parameters and stop strings */
     uint32_t flags;
 } operations[IPC_OP_LAST + 1] = {
-    [IPC_OP_GENERATE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, true,
-                         IPC_FLAGS_ALL},
-    [IPC_OP_CANCEL] = {1 << IPC_INPUT_NONE, false, 0},
-    [IPC_OP_TOKENIZE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT, false,
-                         IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
-    [IPC_OP_DETOKENIZE] = {1 << IPC_INPUT_IDS, false, IPC_FLAG_SPECIAL},
-    [IPC_OP_SCORE] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, false,
-                      IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
-    [IPC_OP_EMBED] = {1 << IPC_INPUT_TEXT | 1 << IPC_INPUT_CHAT | 1 << IPC_INPUT_IDS, false,
-                      IPC_FLAG_SPECIAL | IPC_FLAG_RAW_CHAT},
-    [IPC_OP_INFO] = {1 << IPC_INPUT_NONE, false, 0},
-    [IPC_OP_STATUS] = {1 << IPC_INPUT_NONE, false, 0},
+    [IPC_OP_GENERATE] = {TAKES_PROMPT, true, PROMPT_FLAGS | IPC_FLAG_IGNORE_EOS | IPC_FLAG_ECHO},
+    [IPC_OP_CANCEL] = {TAKES(NONE), false, 0},
+    [IPC_OP_TOKENIZE] = {TAKES(TEXT) | TAKES(CHAT) | TAKES(SEGMENTS), false, PROMPT_FLAGS},
+    [IPC_OP_DETOKENIZE] = {TAKES(IDS), false, IPC_FLAG_SPECIAL},
+    [IPC_OP_SCORE] = {TAKES_PROMPT, false, PROMPT_FLAGS},
+    [IPC_OP_EMBED] = {TAKES_PROMPT | TAKES(TEXTS), false,
+                      PROMPT_FLAGS | IPC_FLAG_MEAN | IPC_FLAG_NORMALIZE},
+    [IPC_OP_INFO] = {TAKES(NONE), false, 0},
+    [IPC_OP_STATUS] = {TAKES(NONE), false, 0},
 };
 
 static int check_number(const struct ipc_request_record *r, uint32_t bit, float value, double min,
@@ -120,6 +121,11 @@ static int check_sampling(const struct ipc_request_record *r, char *why, size_t 
         return invalid(why, why_size, "seed has a value but is not marked as given.");
     if ((r->given & IPC_GIVEN_MAX_TOKENS) == 0 ? r->max_tokens != 0 : r->max_tokens == 0)
         return invalid(why, why_size, "max_tokens must be at least 1 where it is given.");
+    if ((r->given & IPC_GIVEN_MIN_TOKENS) == 0 && r->min_tokens != 0)
+        return invalid(why, why_size, "min_tokens has a value but is not marked as given.");
+    if (r->max_tokens != 0 && r->min_tokens > r->max_tokens)
+        return invalid(why, why_size, "min_tokens is %u, but max_tokens is %u.", r->min_tokens,
+                       r->max_tokens);
     if (r->n_logprobs > IPC_LOGPROBS_MAX)
         return invalid(why, why_size, "%u log probabilities are asked for; at most %u are given.",
                        r->n_logprobs, IPC_LOGPROBS_MAX);
@@ -140,12 +146,31 @@ static int check_sampling(const struct ipc_request_record *r, char *why, size_t 
     return 0;
 }
 
+/* Chat, segments and texts: n parts, each of a role up to role_last. */
+static int check_parts(const struct ipc_request_record *r, const uint8_t *span, uint32_t n_max,
+                       uint32_t role_last, const char *what, char *why, size_t why_size)
+{
+    uint32_t n = ipc_chat_count(span, r->input_bytes);
+    struct ipc_chat_cursor cursor = {0, 0};
+    struct ipc_part part;
+    int more;
+
+    if (n == 0)
+        return invalid(why, why_size, "The %s is empty.", what);
+    if (n > n_max)
+        return invalid(why, why_size, "The %s has %u parts; at most %u are taken.", what, n, n_max);
+    while ((more = ipc_chat_next(span, r->input_bytes, &cursor, &part)) > 0)
+        if (part.role > role_last)
+            return invalid(why, why_size, "Part %u of the %s is of the unknown kind %u.",
+                           cursor.index - 1, what, part.role);
+    if (more < 0)
+        return invalid(why, why_size, "The lengths or roles in the %s are wrong.", what);
+    return 0;
+}
+
 static int check_input(const struct ipc_request_record *r, const uint8_t *span, char *why,
                        size_t why_size)
 {
-    struct ipc_part part;
-    int more = 0;
-
     switch (r->input) {
     case IPC_INPUT_NONE:
         if (r->input_bytes != 0)
@@ -158,20 +183,40 @@ static int check_input(const struct ipc_request_record *r, const uint8_t *span, 
                            r->input_bytes);
         return 0;
     case IPC_INPUT_CHAT:
-        if (ipc_chat_count(span, r->input_bytes) == 0)
-            return invalid(why, why_size, "The chat has no messages.");
-        if (ipc_chat_count(span, r->input_bytes) > IPC_CHAT_MESSAGES_MAX)
-            return invalid(why, why_size, "The chat has %u messages; at most %u are taken.",
-                           ipc_chat_count(span, r->input_bytes), IPC_CHAT_MESSAGES_MAX);
-        for (struct ipc_chat_cursor c = {0, 0};
-             (more = ipc_chat_next(span, r->input_bytes, &c, &part)) > 0;)
-            ;
-        if (more < 0)
-            return invalid(why, why_size, "The lengths or roles of the chat messages are wrong.");
-        return 0;
+        return check_parts(r, span, IPC_CHAT_MESSAGES_MAX, IPC_ROLE_LAST, "chat", why, why_size);
+    case IPC_INPUT_SEGMENTS:
+        return check_parts(r, span, IPC_CHAT_MESSAGES_MAX, IPC_SEGMENT_LAST, "list of segments",
+                           why, why_size);
+    case IPC_INPUT_TEXTS:
+        return check_parts(r, span, IPC_TEXTS_MAX, 0, "list of texts", why, why_size);
     default:
         return 0;
     }
+}
+
+static int check_biases(const uint8_t *list, uint32_t bytes, char *why, size_t why_size)
+{
+    uint64_t least = 0;
+    struct ipc_bias b;
+
+    if (bytes % sizeof(b) != 0)
+        return invalid(why, why_size, "%u bytes are no whole number of biases.", bytes);
+    if (bytes / sizeof(b) > IPC_BIASES_MAX)
+        return invalid(why, why_size, "%u biases are given; at most %u are taken.",
+                       bytes / (uint32_t)sizeof(b), IPC_BIASES_MAX);
+    for (uint32_t at = 0; at < bytes; at += (uint32_t)sizeof(b)) {
+        memcpy(&b, list + at, sizeof(b));
+        if (b.token < least)
+            return invalid(why, why_size, "The biases are not in rising order of tokens: %u.",
+                           b.token);
+        if (!(b.bias >= -100.0f && b.bias <= 100.0f) && !(isinf(b.bias) && b.bias < 0))
+            return invalid(why, why_size,
+                           "The bias of token %u is %g; it must be at least -100 and at most 100, "
+                           "or minus infinity.",
+                           b.token, (double)b.bias);
+        least = (uint64_t)b.token + 1;
+    }
+    return 0;
 }
 
 static int check_stops(const uint8_t *stops, uint32_t stop_bytes, char *why, size_t why_size)
@@ -197,7 +242,7 @@ static bool has_sampling(const struct ipc_request_record *r)
     return r->given != 0 || r->max_tokens != 0 || r->stop_bytes != 0 || r->temperature != 0 ||
            r->top_k != 0 || r->top_p != 0 || r->min_p != 0 || r->repetition != 0 ||
            r->presence != 0 || r->frequency != 0 || r->n_logprobs != 0 || r->seed != 0 ||
-           r->samples != 0;
+           r->samples != 0 || r->min_tokens != 0 || r->bias_bytes != 0;
 }
 
 int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, char *why,
@@ -224,7 +269,9 @@ int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, c
     if (!operations[r->op].samples && has_sampling(r))
         return invalid(why, why_size, "Operation %u takes no sampling parameters.", r->op);
     if (check_sampling(r, why, why_size) < 0 || check_input(r, span, why, why_size) < 0 ||
-        check_stops(span + r->input_bytes, r->stop_bytes, why, why_size) < 0)
+        check_stops(span + r->input_bytes, r->stop_bytes, why, why_size) < 0 ||
+        check_biases(span + r->input_bytes + r->stop_bytes + r->model_bytes, r->bias_bytes, why,
+                     why_size) < 0)
         return -EINVAL;
     if (r->model_bytes > IPC_MODEL_BYTES_MAX ||
         memchr(span + r->input_bytes + r->stop_bytes, 0, r->model_bytes) != NULL)

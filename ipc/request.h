@@ -11,16 +11,16 @@
 #include <stdint.h>
 
 /* Checks one record and the bytes it speaks of (record->input_bytes of input, then stop_bytes,
- * then model_bytes at span; private memory, not shared). Does not check id and offset, which
+ * then model_bytes, then bias_bytes at span; private memory, not shared). Does not check id and offset, which
  * belong to the ring. 0, or -EINVAL with one sentence in why. */
 int ipc_request_check(const struct ipc_request_record *record, const uint8_t *span, char *why,
                       size_t why_size);
 
-/* One part of a chat or stop list, in the caller's buffer. */
+/* One part of a chat, of segments or texts, or of a stop list, in the caller's buffer. */
 struct ipc_part {
     const uint8_t *bytes;
     uint32_t length;
-    uint32_t role; /* enum ipc_role; of a stop string 0 */
+    uint32_t role; /* enum ipc_role or ipc_segment; of a stop string 0 */
 };
 
 struct ipc_chat_cursor {
@@ -28,7 +28,7 @@ struct ipc_chat_cursor {
     uint32_t offset; /* of its text */
 };
 
-/* Walk a chat input or a stop list: the cursor starts at zero; 1 and the next part in *ret, or 0 at
+/* Walk a chat input (segments and texts have its form) or a stop list: the cursor starts at zero; 1 and the next part in *ret, or 0 at
  * the end; -EINVAL where the form is broken, which does not happen after ipc_request_check. */
 int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, struct ipc_chat_cursor *cursor,
                   struct ipc_part *ret);

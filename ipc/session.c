@@ -396,7 +396,7 @@ static void answer_refused(struct ipc_session *s, uint64_t id, enum ipc_code cod
 /* Can the record be what a client of this protocol writes? Its span, at full width, and its id. */
 static int check_record(struct ipc_session *s, const struct ipc_request_record *r, uint64_t *ret_n)
 {
-    uint64_t n = (uint64_t)r->input_bytes + r->stop_bytes + r->model_bytes;
+    uint64_t n = (uint64_t)r->input_bytes + r->stop_bytes + r->model_bytes + r->bias_bytes;
 
     if (n + r->offset > s->plan.request_bytes)
         return violation(s, "A request names bytes %u to %llu of %u.", r->offset,
@@ -464,6 +464,7 @@ static int take_one(struct ipc_session *s, struct ipc_request *ret, uint8_t *buf
     ret->input = buffer;
     ret->stops = buffer + r.input_bytes;
     ret->model = (const char *)buffer + r.input_bytes + r.stop_bytes;
+    ret->biases = buffer + r.input_bytes + r.stop_bytes + r.model_bytes;
     return 1;
 }
 

@@ -82,6 +82,7 @@ struct ipc_request {
     const uint8_t *input;        /* r.input_bytes bytes, in the caller's buffer; chat: valid form */
     const uint8_t *stops;        /* r.stop_bytes bytes: valid list, see ipc/request.h */
     const char *model;           /* r.model_bytes bytes, no zero byte at the end */
+    const uint8_t *biases;       /* r.bias_bytes bytes: struct ipc_bias each, not aligned */
 };
 
 /* Takes the next submission. 1: one is in *ret, its input, stop list and model name copied to

@@ -3,6 +3,7 @@
 
 #include "ipc/request.h"
 #include "svc/client.h"
+#include "svc/embedding.h"
 #include "svc/sequence.h"
 
 #include <errno.h>
@@ -56,6 +57,19 @@ static int encode_error(struct request *q, int r, size_t n, size_t max)
     return r;
 }
 
+static int chat_error(const struct prepare *p, struct request *q, int r, size_t n, const char *why)
+{
+    if (r == -ENOSPC)
+        return encode_error(q, r, n, p->n_ids_max);
+    if (r < 0)
+        request_end(q, IPC_REASON_FAILED,
+                    r == -ENOMEM    ? IPC_CODE_NO_MEMORY
+                    : r == -ENOTSUP ? IPC_CODE_UNSUPPORTED
+                                    : IPC_CODE_INVALID,
+                    "%s", why);
+    return r;
+}
+
 static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
 {
     char why[IPC_SENTENCE_MAX] = "";
@@ -78,15 +92,30 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
     int r = text_chat_encode(model_tokenizer(p->model), p->family, &conversation, &options, p->ids,
                              p->n_ids_max, ret_n, why, sizeof why);
     free(messages);
-    if (r == -ENOSPC)
-        return encode_error(q, r, *ret_n, p->n_ids_max);
-    if (r < 0)
-        request_end(q, IPC_REASON_FAILED,
-                    r == -ENOMEM    ? IPC_CODE_NO_MEMORY
-                    : r == -ENOTSUP ? IPC_CODE_UNSUPPORTED
-                                    : IPC_CODE_INVALID,
-                    "%s", why);
-    return r;
+    return chat_error(p, q, r, *ret_n, why);
+}
+
+/* A prompt that its client rendered: the segments as they are. */
+static int encode_segments(struct prepare *p, struct request *q, size_t *ret_n)
+{
+    char why[IPC_SENTENCE_MAX] = "";
+    struct ipc_chat_cursor cursor = {0};
+    struct ipc_part part;
+    size_t n = 0, count = ipc_chat_count(q->input, q->r.input_bytes);
+    struct chat_segment *segments = calloc(count, sizeof *segments);
+    if (!segments) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                    "No memory was left for the segments.");
+        return -ENOMEM;
+    }
+    while (n < count && ipc_chat_next(q->input, q->r.input_bytes, &cursor, &part) == 1)
+        segments[n++] = (struct chat_segment){.kind = (enum chat_kind)part.role,
+                                              .offset = (size_t)(part.bytes - q->input),
+                                              .length = part.length};
+    int r = text_segments_encode(model_tokenizer(p->model), (const char *)q->input, segments, n,
+                                 p->ids, p->n_ids_max, ret_n, why, sizeof why);
+    free(segments);
+    return chat_error(p, q, r, *ret_n, why);
 }
 
 static int copy_ids(struct prepare *p, struct request *q, size_t *ret_n)
@@ -108,19 +137,25 @@ static int copy_ids(struct prepare *p, struct request *q, size_t *ret_n)
     return 0;
 }
 
+static int no_tokenizer(struct request *q)
+{
+    request_end(q, IPC_REASON_FAILED, IPC_CODE_UNSUPPORTED,
+                "The model file has no tokenizer: only token ids can be given.");
+    return -ENOTSUP;
+}
+
 /* The ids of the input into scratch. On failure the request was ended. */
 static int input_ids(struct prepare *p, struct request *q, size_t *ret_n)
 {
     const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
     if (q->r.input == IPC_INPUT_IDS)
         return copy_ids(p, q, ret_n);
-    if (!tokenizer) {
-        request_end(q, IPC_REASON_FAILED, IPC_CODE_UNSUPPORTED,
-                    "The model file has no tokenizer: only token ids can be given.");
-        return -ENOTSUP;
-    }
+    if (!tokenizer)
+        return no_tokenizer(q);
     if (q->r.input == IPC_INPUT_CHAT)
         return encode_chat(p, q, ret_n);
+    if (q->r.input == IPC_INPUT_SEGMENTS)
+        return encode_segments(p, q, ret_n);
     int r = text_encode(tokenizer, (const char *)q->input, q->r.input_bytes,
                         q->r.flags & IPC_FLAG_SPECIAL, p->ids, p->n_ids_max, ret_n);
     return encode_error(q, r, *ret_n, p->n_ids_max);
@@ -180,13 +215,55 @@ static struct sampler_params sampling(const struct prepare *p, const struct requ
     return s;
 }
 
+static int make_scores(const struct prepare *p, struct sequence *s)
+{
+    s->sched.rows_max = p->score_rows;
+    s->scores = calloc(s->n_prompt, sizeof *s->scores);
+    return s->scores ? 0 : -ENOMEM;
+}
+
+/* Biases, and the ids that end a sequence: the sampling values point into the sequence. */
+static int take_rules(struct prepare *p, struct request *q, struct sequence *s)
+{
+    const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
+    const uint8_t *list =
+        q->input + q->r.input_bytes + q->r.stop_bytes + q->r.model_bytes; /* not aligned */
+    _Static_assert(sizeof *s->biases == sizeof(struct ipc_bias), "a bias as on the wire");
+
+    if (q->r.bias_bytes > 0) {
+        s->biases = malloc(q->r.bias_bytes);
+        if (!s->biases)
+            return -ENOMEM;
+        memcpy(s->biases, list, q->r.bias_bytes);
+        s->params.biases = s->biases;
+        s->params.n_biases = q->r.bias_bytes / sizeof *s->biases;
+    }
+    s->params.min_tokens = q->r.min_tokens;
+    if (tokenizer && q->r.min_tokens > 0) {
+        const struct text_ids *ids = text_tokenizer_ids(tokenizer);
+        const uint32_t ends[] = {ids->eos, ids->im_end, ids->endoftext};
+        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+            if (ends[i] != TEXT_NO_ID && text_is_eos(tokenizer, ends[i]))
+                s->ends[s->params.n_ends++] = ends[i];
+        s->params.ends = s->ends;
+    }
+    return 0;
+}
+
 static int make_generate(struct prepare *p, struct request *q, struct sequence *s)
 {
     const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
     s->params = sampling(p, q);
-    int r = stop_new(&s->stop, q->input + q->r.input_bytes, q->r.stop_bytes);
+    int r = take_rules(p, q, s);
+    if (r == 0)
+        r = stop_new(&s->stop, q->input + q->r.input_bytes, q->r.stop_bytes);
     if (r < 0)
         return r;
+    if ((q->r.flags & IPC_FLAG_ECHO) && s->sample == 0) {
+        r = make_scores(p, s);
+        if (r < 0)
+            return r;
+    }
     if (s->params.repetition_penalty != 1 || s->params.presence_penalty != 0 ||
         s->params.frequency_penalty != 0) {
         uint32_t n_tokens = model_shape(p->model)->n_tokens;
@@ -211,12 +288,9 @@ static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, 
     if (q->r.op == IPC_OP_GENERATE) {
         r = make_generate(p, q, s);
     } else if (q->r.op == IPC_OP_SCORE) {
-        s->sched.rows_max = p->score_rows;
-        s->scores = calloc(n_prompt, sizeof *s->scores);
-        r = s->scores ? 0 : -ENOMEM;
+        r = make_scores(p, s);
     } else {
-        s->embedding = calloc(model_shape(p->model)->d_model, sizeof *s->embedding);
-        r = s->embedding ? 0 : -ENOMEM;
+        r = embedding_prepare(s, model_shape(p->model)->d_model);
     }
     if (r < 0) {
         sequence_free(s);
@@ -231,24 +305,44 @@ static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, 
     return 0;
 }
 
+/* Whether n tokens, and one more where an answer follows, are a prompt; else the request was ended. */
+static bool fits(const struct prepare *p, struct request *q, size_t n, bool generate)
+{
+    if (n == 0)
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "The prompt is empty: give at least one token.");
+    else if (n + (generate ? 1 : 0) > p->context)
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
+                    "The prompt has %zu tokens, but the context holds %u%s; shorten it or start "
+                    "quernd with a larger --context.",
+                    n, p->context, generate ? ", the answer's included" : "");
+    else
+        return true;
+    return false;
+}
+
+/* Frees the first n sequences of a request that was ended for want of something. */
+static void unmake_sequences(struct request *q, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        sequence_free(q->sequences[i]);
+    q->n_sequences = q->n_live = 0;
+}
+
+static void no_memory(struct request *q, uint32_t n_total)
+{
+    request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                "No memory was left for a sequence of %u tokens.", n_total);
+}
+
 static void make_sequences(struct prepare *p, struct request *q, size_t n)
 {
     bool generate = q->r.op == IPC_OP_GENERATE;
     bool given = generate && (q->r.given & IPC_GIVEN_MAX_TOKENS);
     uint64_t room = p->context > n ? p->context - n : 0;
     uint64_t wanted = given ? q->r.max_tokens : generate ? PREPARE_MAX_TOKENS : 0;
-    if (n == 0) {
-        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
-                    "The prompt is empty: give at least one token.");
+    if (!fits(p, q, n, generate))
         return;
-    }
-    if (n + (generate ? 1 : 0) > p->context) {
-        request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
-                    "The prompt has %zu tokens, but the context holds %u%s; shorten it or start "
-                    "quernd with a larger --context.",
-                    n, p->context, generate ? ", the answer's included" : "");
-        return;
-    }
     if (given && wanted > room) {
         request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
                     "The prompt has %zu tokens and max_tokens is %u, but the context holds %u "
@@ -265,11 +359,52 @@ static void make_sequences(struct prepare *p, struct request *q, size_t n)
     for (uint32_t i = 0; i < n_samples; i++) {
         if (q->sequences && make_sequence(p, q, i, (uint32_t)n, n_total) == 0)
             continue;
-        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
-                    "No memory was left for a sequence of %u tokens.", n_total);
-        for (uint32_t j = 0; j < i; j++)
-            sequence_free(q->sequences[j]);
-        q->n_sequences = q->n_live = 0;
+        no_memory(q, n_total);
+        unmake_sequences(q, i);
+        return;
+    }
+}
+
+/* The ids of text number i of a request for embeddings, to scratch; any input is text number 0. */
+static int embedding_ids(struct prepare *p, struct request *q, struct ipc_chat_cursor *cursor,
+                         size_t *ret_n)
+{
+    struct ipc_part part;
+    if (q->r.input != IPC_INPUT_TEXTS)
+        return input_ids(p, q, ret_n);
+    ipc_chat_next(q->input, q->r.input_bytes, cursor, &part);
+    int r = text_encode(model_tokenizer(p->model), (const char *)part.bytes, part.length,
+                        q->r.flags & IPC_FLAG_SPECIAL, p->ids, p->n_ids_max, ret_n);
+    return encode_error(q, r, *ret_n, p->n_ids_max);
+}
+
+/* One sequence for each text; their vectors get one block of memory. */
+static void make_embeddings(struct prepare *p, struct request *q)
+{
+    bool texts = q->r.input == IPC_INPUT_TEXTS;
+    uint32_t count = texts ? ipc_chat_count(q->input, q->r.input_bytes) : 1;
+    struct ipc_chat_cursor cursor = {0};
+    if (texts && !model_tokenizer(p->model)) {
+        no_tokenizer(q);
+        return;
+    }
+    q->result = calloc((size_t)count * model_shape(p->model)->d_model, sizeof(float));
+    q->sequences = calloc(count, sizeof *q->sequences);
+    if (!q->result || !q->sequences) {
+        no_memory(q, count);
+        return;
+    }
+    q->n_sequences = count;
+    for (uint32_t i = 0; i < count; i++) {
+        size_t n = 0;
+        bool ok = embedding_ids(p, q, &cursor, &n) == 0 && fits(p, q, n, false);
+        if (ok && make_sequence(p, q, i, (uint32_t)n, (uint32_t)n) == 0) {
+            q->final.u.final.prompt_tokens += (uint32_t)n;
+            continue;
+        }
+        if (ok)
+            no_memory(q, (uint32_t)n);
+        unmake_sequences(q, i);
         return;
     }
 }
@@ -287,6 +422,8 @@ void prepare_request(struct prepare *prepare, struct request *request)
         request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MODEL,
                     "No model \"%.*s\" is served here; this service has \"%.80s\".",
                     (int)(q->r.model_bytes < 80 ? q->r.model_bytes : 80), name, ours);
+    else if (q->r.op == IPC_OP_EMBED)
+        make_embeddings(p, q);
     else if (input_ids(p, q, &n) == 0) {
         q->final.u.final.prompt_tokens = (uint32_t)n;
         if (q->r.op == IPC_OP_TOKENIZE)

@@ -24,7 +24,8 @@ int request_new(struct request **ret, struct client *client, const struct ipc_re
     if (!q)
         return -ENOMEM;
     q->r = taken->r;
-    size_t n = (size_t)taken->r.input_bytes + taken->r.stop_bytes + taken->r.model_bytes;
+    size_t n = (size_t)taken->r.input_bytes + taken->r.stop_bytes + taken->r.model_bytes +
+               taken->r.bias_bytes;
     q->input = malloc(n ? n : 1);
     if (!q->input) {
         free(q);
@@ -37,6 +38,8 @@ int request_new(struct request **ret, struct client *client, const struct ipc_re
     if (taken->r.model_bytes)
         memcpy(q->input + taken->r.input_bytes + taken->r.stop_bytes, taken->model,
                taken->r.model_bytes);
+    if (taken->r.bias_bytes)
+        memcpy(q->input + n - taken->r.bias_bytes, taken->biases, taken->r.bias_bytes);
     q->pending_end = &q->pending;
     q->final.id = q->r.id;
     q->final.type = IPC_EVENT_FINAL;
@@ -201,7 +204,8 @@ void request_end(struct request *request, enum ipc_reason reason, enum ipc_code 
 
 void request_set_result(struct request *request, enum ipc_data kind, void *bytes, size_t n)
 {
-    free(request->result);
+    if (request->result != bytes)
+        free(request->result);
     request->result = bytes;
     request->result_bytes = n;
     request->result_sent = 0;

@@ -17,7 +17,7 @@ struct request {
     struct request *next, *prev; /* of the client */
     struct client *client;
     struct ipc_request_record r;
-    uint8_t *input; /* own copy: input, stop list and model name; freed once prepared */
+    uint8_t *input; /* own copy: input, stop list, model name, biases; freed once prepared */
     bool prepared;
     bool is_done; /* the result is complete; what is left is to hand it out */
 
@@ -65,7 +65,8 @@ void request_end(struct request *request, enum ipc_reason reason, enum ipc_code 
 /* Forgets what the client has not made room for: the service is stopping. */
 void request_drop_pending(struct request *request);
 
-/* Sets the result of an operation other than generate; takes over `bytes` (malloc'd). */
+/* Sets the result of an operation other than generate; takes over `bytes` (malloc'd;
+ * may be request->result itself, made before the result was complete). */
 void request_set_result(struct request *request, enum ipc_data kind, void *bytes, size_t n);
 
 #endif

@@ -261,27 +261,65 @@ static void select_best(struct sampler_candidate *heap, size_t *n, size_t k, con
         heapify(heap, *n, false);
 }
 
-/* Takes the penalised ids out of the row into candidates, in double precision. */
-static void take_penalised(struct sampler *s, const struct sampler_params *p,
-                           const struct sampler_history *h, float *row)
+static void take_out(struct sampler *s, float *row, uint32_t id)
 {
-    s->n_candidates = 0;
-    s->n_saved = 0;
+    s->saved[s->n_saved++] = (struct saved_logit){.id = id, .value = row[id]};
+    row[id] = -INFINITY;
+}
+
+/* Takes out of the row what may not be drawn. */
+static void ban(struct sampler *s, const struct sampler_params *p, float *row, uint64_t index)
+{
+    for (uint32_t i = 0; index < p->min_tokens && i < p->n_ends; i++)
+        if (p->ends[i] < s->n_tokens && row[p->ends[i]] > -INFINITY)
+            take_out(s, row, p->ends[i]);
+    for (uint32_t i = 0; i < p->n_biases; i++)
+        if (isinf(p->biases[i].bias) && p->biases[i].id < s->n_tokens &&
+            row[p->biases[i].id] > -INFINITY)
+            take_out(s, row, p->biases[i].id);
+}
+
+static double bias_of(const struct sampler_params *p, uint32_t id)
+{
+    uint32_t low = 0, high = p->n_biases;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (p->biases[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < p->n_biases && p->biases[low].id == id ? p->biases[low].bias : 0;
+}
+
+/* Moves what penalties and biases change from the row to the candidates; banned ids just go. */
+static void take_changed(struct sampler *s, const struct sampler_params *p,
+                         const struct sampler_history *h, float *row, uint64_t index)
+{
     bool repetition = p->repetition_penalty != 1.0f;
     bool output = p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
-    if (!h || (!repetition && !output))
-        return;
-    for (uint32_t i = 0; i < h->n; i++) {
+
+    s->n_saved = s->n_candidates = 0;
+    ban(s, p, row, index);
+    for (uint32_t i = 0; h && (repetition || output) && i < h->n; i++) {
         const struct history_entry *e = &h->entries[i];
         if (e->id >= s->n_tokens || !(row[e->id] > -INFINITY) || (!repetition && !e->n_outputs))
             continue;
-        double value = row[e->id];
+        double value = row[e->id] + bias_of(p, e->id);
         value = value > 0 ? value / p->repetition_penalty : value * p->repetition_penalty;
         if (e->n_outputs)
             value -= (double)p->presence_penalty + (double)p->frequency_penalty * e->n_outputs;
-        s->saved[s->n_saved++] = (struct saved_logit){.id = e->id, .value = row[e->id]};
-        row[e->id] = -INFINITY;
+        take_out(s, row, e->id);
         s->candidates[s->n_candidates++] = (struct sampler_candidate){.id = e->id, .value = value};
+    }
+    for (uint32_t i = 0; i < p->n_biases; i++) { /* those that have been taken out are -infinity */
+        uint32_t id = p->biases[i].id;
+        if (id >= s->n_tokens || !(row[id] > -INFINITY))
+            continue;
+        double value = row[id] + (double)p->biases[i].bias;
+        take_out(s, row, id);
+        s->candidates[s->n_candidates++] = (struct sampler_candidate){.id = id, .value = value};
     }
 }
 
@@ -391,11 +429,11 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
     bool greedy = params->temperature == 0.0f;
     size_t k = greedy ? 1 : params->top_k;
 
-    take_penalised(s, params, history, logits);
+    take_changed(s, params, history, logits, index);
     if (!find_bounds(s, logits, k && k < s->n_tokens ? k : 1, &threshold, &best)) {
         s->n_kept = 0;
         put_back(s, logits);
-        return -EDOM;
+        return s->n_saved > 0 ? -ENODATA : -EDOM; /* only what is banned leaves no candidate */
     }
     if (greedy) {
         s->n_kept = 1;

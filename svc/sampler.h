@@ -1,7 +1,9 @@
 /* From logits to a token, with the order and meaning of Hugging Face's processors.
  *
- * Repetition penalty over prompt and output ids (positive logits divided, negative multiplied),
- * frequency and presence penalty over output ids, temperature, top-k (ties with the k-th are kept),
+ * Biases of single tokens, and what is banned (a bias of −infinity, or an end of sequence before the
+ * least number of tokens), as SequenceBias and MinNewTokensLength; repetition penalty over prompt and
+ * output ids (positive logits divided, negative multiplied), frequency and presence penalty over
+ * output ids (as OpenAI's interface and vLLM have them; Hugging Face has none), temperature, top-k (ties with the k-th are kept),
  * top-p (a token is kept while the mass before it is below p), min-p; then one draw. Temperature 0
  * is greedy: the greatest penalised logit, the lowest id among equals.
  *
@@ -16,6 +18,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct sampler_bias {
+    uint32_t id;
+    float bias; /* -100 … 100, or -infinity: never drawn */
+};
+
 struct sampler_params {
     float temperature;        /* 0 … 100; 0: greedy */
     uint32_t top_k;           /* 0: all */
@@ -25,6 +32,11 @@ struct sampler_params {
     float presence_penalty;   /* -100 … 100; 0: none */
     float frequency_penalty;  /* -100 … 100; 0: none */
     uint64_t seed;
+    const struct sampler_bias *biases; /* (n_biases) ids rising, not checked; the caller's */
+    uint32_t n_biases;
+    const uint32_t *ends; /* (n_ends) ids that are not drawn before min_tokens; the caller's */
+    uint32_t n_ends;
+    uint32_t min_tokens;
 };
 
 /* 0, or -EINVAL with a sentence that names the value and its range. */
@@ -42,7 +54,8 @@ int sampler_new(struct sampler **ret, uint32_t n_tokens);
 void sampler_free(struct sampler *sampler);
 
 /* Draws output token number `index` from `logits` (n_tokens, changed meanwhile and put
- * back). Returns 0 and the id, or -EDOM where no logit is a number. */
+ * back). Returns 0 and the id; -EDOM where no logit is a number; -ENODATA where every token that
+ * could be drawn is banned. */
 int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
                  const struct sampler_history *history, float *logits, uint32_t sample,
                  uint64_t index, uint32_t *ret_id);

@@ -37,7 +37,9 @@ void sequence_free(struct sequence *sequence)
     free(sequence->tokens);
     free(sequence->pages);
     free(sequence->scores);
-    free(sequence->embedding);
+    free(sequence->biases);
+    free(sequence->hidden);
+    free(sequence->sum);
     free(sequence);
 }
 

@@ -32,9 +32,16 @@ struct sequence {
     float logprob;
     int draw_error;
 
-    /* score: (n_prompt) of the request's result; embed: (d_model) */
+    struct sampler_bias *biases; /* what params points to */
+    uint32_t ends[4];
+
+    /* score: (n_prompt) of the request's result; generate with echo: until they were handed out */
     struct ipc_score *scores;
-    float *embedding;
+
+    /* embed */
+    float
+        *hidden; /* (n_hidden_max, d_model) of the rows of a step; mean: of all, else of the last */
+    double *sum; /* mean: (d_model) over the rows so far, in their order */
 };
 
 /* A sequence for n_prompt ids (copied) and up to n_total positions. -ENOMEM. */

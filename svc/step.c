@@ -6,9 +6,12 @@
 #include "svc/step.h"
 
 #include "ops/vector.h"
+#include "svc/embedding.h"
 #include "svc/sequence.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- pages --------------------------------------------------------------------------------- */
@@ -46,7 +49,8 @@ static uint32_t parent_of(const struct sequence *s)
 
 static bool at_page_start(const struct sequence *s)
 {
-    return s->request->r.op == IPC_OP_GENERATE && s->sched.n_done % OPS_KV_PAGE == 0 &&
+    return s->request->r.op == IPC_OP_GENERATE && !s->scores &&
+           s->sched.n_done % OPS_KV_PAGE == 0 &&
            s->sched.n_known - s->sched.n_done > OPS_KV_PAGE; /* one row must be left to compute */
 }
 
@@ -179,7 +183,8 @@ static bool make_span(struct engine *e, const struct sched_item *item, struct fo
     if (s->scores && n_rows > room)
         n_rows = room;
     bool last = s->sched.n_done + n_rows == s->sched.n_known;
-    bool draws = last && !s->scores && !s->embedding;
+    /* With echo the rows of the prompt are scored, and the last of them is drawn from as well. */
+    bool draws = last && s->request->r.op == IPC_OP_GENERATE;
     if (n_rows == 0 || (draws && room == 0) || !take_pages(e, s, n_rows))
         return false;
     *row = (struct engine_row){
@@ -191,9 +196,9 @@ static bool make_span(struct engine *e, const struct sched_item *item, struct fo
         .pages = s->pages,
         .n_logits = s->scores ? n_rows : draws,
         .logits = e->logits + (size_t)*n_logits * model_shape(e->model)->n_vocab,
-        .hidden = s->embedding && last ? s->embedding : NULL,
-        .n_hidden = s->embedding && last,
     };
+    if (s->hidden)
+        embedding_want(s, span, last);
     *n_logits += span->n_logits;
     return true;
 }
@@ -247,32 +252,79 @@ static void sample_task(void *arg, size_t begin, size_t end, unsigned thread)
         struct sequence *s = e->rows[i].sequence;
         if (e->spans[i].error)
             continue;
+        const struct forward_span *span = &e->spans[i];
         if (s->scores)
-            score_rows(e, s, &e->spans[i]);
-        else if (e->rows[i].draws)
-            draw_row(e, e->samplers[thread], &e->rows[i], e->spans[i].logits);
+            score_rows(e, s, span);
+        if (e->rows[i].draws)
+            draw_row(e, e->samplers[thread], &e->rows[i],
+                     span->logits + (size_t)(span->n_logits - 1) * model_shape(e->model)->n_vocab);
     }
 }
 
 /* ---- what came out ------------------------------------------------------------------------- */
+
+static void end_sequences(struct engine *e, struct request *q)
+{
+    for (uint32_t i = 0; i < q->n_sequences; i++)
+        if (q->sequences[i])
+            step_end_sequence(e, q->sequences[i]);
+}
 
 static void fail_numeric(struct engine *e, struct request *q)
 {
     request_end(q, IPC_REASON_FAILED, IPC_CODE_NUMERIC,
                 "A value that is not a number arose in this sequence; the model file may be "
                 "damaged.");
-    for (uint32_t i = 0; i < q->n_sequences; i++)
-        if (q->sequences[i])
-            step_end_sequence(e, q->sequences[i]);
+    end_sequences(e, q);
 }
 
-static void set_scores(struct sequence *s)
+static void fail_banned(struct engine *e, struct request *q)
+{
+    request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                "Every token that could come next is banned by the request.");
+    end_sequences(e, q);
+}
+
+static void complete_scores(struct sequence *s)
 {
     s->scores[0].logprob = NAN; /* nothing comes before it */
     for (uint32_t i = 0; i < s->n_prompt; i++)
         s->scores[i].token = s->tokens[i];
+}
+
+static void set_scores(struct sequence *s)
+{
+    complete_scores(s);
     request_set_result(s->request, IPC_DATA_SCORES, s->scores, s->n_prompt * sizeof *s->scores);
     s->scores = NULL;
+}
+
+/* The scores of the prompt go out before its first token. */
+static void echo_scores(struct sequence *s)
+{
+    const size_t total = s->n_prompt * sizeof *s->scores;
+    complete_scores(s);
+    for (size_t at = 0; at < total; at += IPC_DATA_MAX) {
+        size_t n = total - at < IPC_DATA_MAX ? total - at : IPC_DATA_MAX;
+        struct ipc_event_record event = {.type = IPC_EVENT_DATA, .sample = (uint16_t)s->sample};
+        event.u.data.kind = IPC_DATA_SCORES;
+        event.u.data.index = at;
+        event.u.data.total = total;
+        request_post(s->request, &event, (const uint8_t *)s->scores + at, (uint32_t)n);
+    }
+    free(s->scores);
+    s->scores = NULL;
+}
+
+/* The vectors of a request stand one after the other; the last to come makes them the result. */
+static void set_embedding(struct sequence *s, uint32_t d_model)
+{
+    struct request *q = s->request;
+    float *vectors = (float *)(void *)q->result; /* made for all of them */
+    embedding_finish(s, d_model, vectors + (size_t)s->sample * d_model);
+    if (q->n_live == 1)
+        request_set_result(q, IPC_DATA_FLOATS, q->result,
+                           (size_t)q->n_sequences * d_model * sizeof *vectors);
 }
 
 /* Why a request of several samples ended: the least complete of their reasons. */
@@ -291,10 +343,16 @@ static void take_result(struct engine *e, struct forward_span *span, struct engi
     uint32_t n_before = s->sched.n_done;
     bool over = false;
 
+    if (!span->error && row->draws && s->draw_error == -ENODATA) {
+        fail_banned(e, q);
+        return;
+    }
     if (span->error || (row->draws && s->draw_error)) {
         fail_numeric(e, q);
         return;
     }
+    if (s->hidden)
+        embedding_add(s, span, model_shape(e->model)->d_model);
     s->sched.n_done += span->n_tokens;
     share_full_pages(e, s, n_before);
     if (row->draws) {
@@ -302,16 +360,16 @@ static void take_result(struct engine *e, struct forward_span *span, struct engi
         if (!q->first_token_us)
             q->first_token_us = now_us;
         e->totals.n_generated_tokens++;
+        if (s->scores)
+            echo_scores(s);
         over = sequence_take_drawn(s, model_tokenizer(e->model), row->top, row->n_top, &reason);
         if (over)
             note_reason(q, reason);
     } else if (s->sched.n_done == s->n_prompt && s->scores) {
         set_scores(s);
         over = true;
-    } else if (s->sched.n_done == s->n_prompt && s->embedding) {
-        request_set_result(q, IPC_DATA_FLOATS, s->embedding,
-                           model_shape(e->model)->d_model * sizeof *s->embedding);
-        s->embedding = NULL;
+    } else if (s->sched.n_done == s->n_prompt && s->hidden) {
+        set_embedding(s, model_shape(e->model)->d_model);
         over = true;
     } else {
         struct ipc_event_record event = {.type = IPC_EVENT_PROGRESS, .sample = (uint16_t)s->sample};

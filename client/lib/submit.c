@@ -7,11 +7,13 @@
 #include <string.h>
 
 _Static_assert((int)QUERN_OP_STATUS == IPC_OP_STATUS && (int)QUERN_OP_SCORE == IPC_OP_SCORE &&
-                   (int)QUERN_INPUT_IDS == IPC_INPUT_IDS &&
-                   (int)QUERN_ROLE_ASSISTANT == IPC_ROLE_ASSISTANT &&
+                   (int)QUERN_INPUT_TEXTS == IPC_INPUT_TEXTS &&
+                   (int)QUERN_SEGMENT_TOKEN == IPC_SEGMENT_TOKEN &&
+                   (int)QUERN_ROLE_TOOL == IPC_ROLE_TOOL && QUERN_ECHO == IPC_FLAG_ECHO &&
                    (int)QUERN_PRIORITY_BATCH == IPC_PRIORITY_BATCH &&
                    QUERN_RAW_CHAT == IPC_FLAG_RAW_CHAT &&
-                   QUERN_GIVEN_MAX_TOKENS == IPC_GIVEN_MAX_TOKENS,
+                   QUERN_GIVEN_MIN_TOKENS == IPC_GIVEN_MIN_TOKENS &&
+                   sizeof(struct quern_bias) == sizeof(struct ipc_bias),
                "quern.h and layout.h use the same numbers");
 
 QUERN_API void quern_request_init_size(struct quern_request *r, size_t size)
@@ -22,7 +24,7 @@ QUERN_API void quern_request_init_size(struct quern_request *r, size_t size)
     r->kind = QUERN_INPUT_TEXT;
 }
 
-/* ---- The span: input, stop list, model name, end to end ------------------------------------------ */
+/* ---- The span: input, stop list, model name, biases, end to end ------------------------------------------ */
 
 struct span {
     uint8_t *bytes; /* NULL on the first walk, which only adds up */
@@ -42,23 +44,52 @@ static void span_add(struct span *span, const void *bytes, size_t n)
     span->size += n;
 }
 
-static void add_chat(struct span *span, const struct quern_request *r)
+/* The form that chats, segments and texts share: a count, the entries, the texts. */
+static void add_parts(struct span *span, const struct quern_request *r)
 {
-    uint32_t count = (uint32_t)r->n_messages;
+    bool chat = r->kind == QUERN_INPUT_CHAT;
+    size_t n = chat ? r->n_messages : r->n_segments;
+    uint32_t count = (uint32_t)n;
 
-    if (r->n_messages > IPC_CHAT_MESSAGES_MAX)
-        count = IPC_CHAT_MESSAGES_MAX + 1; /* the check will say so */
+    if (n > IPC_CHAT_MESSAGES_MAX)
+        n = count = IPC_CHAT_MESSAGES_MAX + 1; /* the check will say so */
     span_add(span, &count, sizeof(count));
-    for (size_t i = 0; i < r->n_messages && i < count; i++) {
-        struct ipc_chat_entry entry = {(uint32_t)r->messages[i].role,
-                                       (uint32_t)r->messages[i].text_size};
+    for (size_t i = 0; i < n; i++) {
+        size_t size = chat ? r->messages[i].text_size : r->segments[i].text_size;
+        struct ipc_chat_entry entry = {
+            chat ? (uint32_t)r->messages[i].role : (uint32_t)r->segments[i].kind, (uint32_t)size};
 
-        if (r->messages[i].text_size > span->max)
+        if (size > span->max)
             span->too_long = true;
         span_add(span, &entry, sizeof(entry));
     }
-    for (size_t i = 0; i < r->n_messages && i < count; i++)
-        span_add(span, r->messages[i].text, r->messages[i].text_size);
+    for (size_t i = 0; i < n; i++) {
+        if (chat)
+            span_add(span, r->messages[i].text, r->messages[i].text_size);
+        else
+            span_add(span, r->segments[i].text, r->segments[i].text_size);
+    }
+}
+
+static int by_token(const void *a, const void *b)
+{
+    struct ipc_bias x, y; /* the span is not aligned */
+
+    memcpy(&x, a, sizeof(x));
+    memcpy(&y, b, sizeof(y));
+    return x.token < y.token ? -1 : x.token > y.token;
+}
+
+/* The biases in rising order of tokens, which are sorted in the span itself. */
+static void add_biases(struct span *span, const struct quern_request *r)
+{
+    size_t n = r->n_biases, start = span->size;
+
+    if (n > IPC_BIASES_MAX)
+        n = IPC_BIASES_MAX + 1; /* the check will say so */
+    span_add(span, r->biases, n * sizeof(struct ipc_bias));
+    if (span->bytes != NULL && !span->too_long && n > 0)
+        qsort(span->bytes + start, n, sizeof(struct ipc_bias), by_token);
 }
 
 /* One walk for size and, with span->bytes, for content; the lengths go to the record. */
@@ -68,8 +99,9 @@ static void fill_span(struct span *span, const struct quern_request *r,
     span->size = 0;
     if (record->input == IPC_INPUT_TEXT)
         span_add(span, r->input, r->input_size);
-    else if (record->input == IPC_INPUT_CHAT)
-        add_chat(span, r);
+    else if (record->input == IPC_INPUT_CHAT || record->input == IPC_INPUT_SEGMENTS ||
+             record->input == IPC_INPUT_TEXTS)
+        add_parts(span, r);
     else if (record->input == IPC_INPUT_IDS && r->n_ids <= span->max / sizeof(uint32_t))
         span_add(span, r->ids, r->n_ids * sizeof(uint32_t));
     else if (record->input == IPC_INPUT_IDS)
@@ -86,6 +118,9 @@ static void fill_span(struct span *span, const struct quern_request *r,
     if (r->model != NULL)
         span_add(span, r->model, strnlen(r->model, span->max + 1));
     record->model_bytes = (uint32_t)(span->size - record->input_bytes - record->stop_bytes);
+    size_t before = span->size;
+    add_biases(span, r);
+    record->bias_bytes = (uint32_t)(span->size - before);
 }
 
 /* A parameter that is not marked as given is zero on the wire, whatever the caller left in it. */
@@ -116,6 +151,7 @@ static void fill_record(struct ipc_request_record *record, const struct quern_re
         .deadline_ms = r->deadline_ms,
         .priority = (uint16_t)r->priority,
         .samples = r->samples > UINT16_MAX ? UINT16_MAX : (uint16_t)r->samples,
+        .min_tokens = (r->given & QUERN_GIVEN_MIN_TOKENS) != 0 ? r->min_tokens : 0,
     };
 }
 
@@ -129,7 +165,7 @@ static int encode(const quern *q, const struct quern_request *r, struct ipc_requ
     if (r->size != sizeof(*r))
         return quern_fail(q, -EINVAL, "The request was not made by quern_request_init.");
     for (size_t i = 0; i < sizeof(r->reserved) / sizeof(r->reserved[0]); i++)
-        if (r->reserved[i] != 0)
+        if (r->reserved[i] != 0 || r->reserved_ != 0)
             return quern_fail(q, -EINVAL, "Reserved fields of the request are not zero.");
     if ((unsigned)r->op == IPC_OP_CANCEL)
         return quern_fail(q, -EINVAL, "Requests are cancelled by quern_cancel.");

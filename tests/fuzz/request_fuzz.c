@@ -5,6 +5,7 @@
 #include "ipc/handshake.h"
 #include "ipc/request.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +32,7 @@ static void try_request(const uint8_t *data, size_t size)
     data += sizeof(r);
     size -= sizeof(r);
     /* As in the ring: lengths that the span has not are a violation before this is called. */
-    if ((uint64_t)r.input_bytes + r.stop_bytes + r.model_bytes > size)
+    if ((uint64_t)r.input_bytes + r.stop_bytes + r.model_bytes + r.bias_bytes > size)
         return;
     uint8_t *span = malloc(size + 1); /* its own block, so that a read past the end shows */
     if (span == NULL)
@@ -40,11 +41,14 @@ static void try_request(const uint8_t *data, size_t size)
     if (ipc_request_check(&r, span, why, sizeof(why)) == 0) {
         struct ipc_chat_cursor chat = {0, 0};
 
-        while (r.input == IPC_INPUT_CHAT && ipc_chat_next(span, r.input_bytes, &chat, &part) > 0) {
+        bool parts = r.input == IPC_INPUT_CHAT || r.input == IPC_INPUT_SEGMENTS ||
+                     r.input == IPC_INPUT_TEXTS;
+
+        while (parts && ipc_chat_next(span, r.input_bytes, &chat, &part) > 0) {
             read_part(&part);
             n++;
         }
-        if (r.input == IPC_INPUT_CHAT && n != ipc_chat_count(span, r.input_bytes))
+        if (parts && n != ipc_chat_count(span, r.input_bytes))
             abort();
         while (ipc_stop_next(span + r.input_bytes, r.stop_bytes, &cursor, &part) > 0)
             read_part(&part);

@@ -82,7 +82,8 @@ static int take(struct run *run)
     require(r == 0 || r == 1 || r == -EPROTO);
     if (r != 1)
         return r;
-    require((uint64_t)request.r.input_bytes + request.r.stop_bytes + request.r.model_bytes <=
+    require((uint64_t)request.r.input_bytes + request.r.stop_bytes + request.r.model_bytes +
+                request.r.bias_bytes <=
             sizeof(run->buffer));
     require(request.input == run->buffer);
     if (request.r.op == IPC_OP_CANCEL)

@@ -218,6 +218,7 @@ static void test_record_lies(void **state)
     BREAKS((r.input_bytes = UINT32_MAX, r.offset = UINT32_MAX, r.stop_bytes = UINT32_MAX,
             r.model_bytes = UINT32_MAX));
     BREAKS((r.stop_bytes = UINT32_MAX - 3, r.model_bytes = 4));
+    BREAKS(r.bias_bytes = UINT32_MAX);
     BREAKS((r.op = IPC_OP_CANCEL, r.target = 1)); /* a cancel with an id of its own */
     BREAKS((r = (struct ipc_request_record){.op = IPC_OP_CANCEL}));
 
@@ -246,7 +247,14 @@ static void test_record_lies(void **state)
     INVALID(r.samples = 65);
     INVALID(r.n_logprobs = 21);
     INVALID(r.target = 1);
-    INVALID(r.reserved[3] = 1);
+    INVALID(r.bias_bytes = 5);
+    INVALID(r.min_tokens = 1);
+    INVALID((r.given = IPC_GIVEN_MIN_TOKENS | IPC_GIVEN_MAX_TOKENS, r.min_tokens = 3,
+             r.max_tokens = 2));
+    INVALID(r.flags = IPC_FLAG_MEAN); /* goes with embed */
+    INVALID(r.input = IPC_INPUT_SEGMENTS);
+    INVALID(r.input = IPC_INPUT_TEXTS);
+    INVALID(r.reserved[2] = 1);
     assert_honest_is_served();
     end(violations);
 }

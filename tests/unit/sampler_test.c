@@ -42,20 +42,39 @@ static int by_value(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
+static bool banned(const struct sampler_params *p, uint32_t id, uint64_t index)
+{
+    for (uint32_t i = 0; i < p->n_ends; i++)
+        if (p->ends[i] == id && index < p->min_tokens)
+            return true;
+    for (uint32_t i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id == id && isinf(p->biases[i].bias))
+            return true;
+    return false;
+}
+
+static double bias_of(const struct sampler_params *p, uint32_t id)
+{
+    for (uint32_t i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id == id)
+            return p->biases[i].bias;
+    return 0;
+}
+
 /* Fills ref (n entries, best first) with the distribution after every processor; p is 0 for what
  * was cut. *ret_margin is how near a cut came to its limit. */
 static void reference_run(const struct sampler_params *p, const float *logits, uint32_t n,
-                          const uint32_t *n_prompt, const uint32_t *n_output, struct reference *ref,
-                          double *ret_margin)
+                          const uint32_t *n_prompt, const uint32_t *n_output, uint64_t index,
+                          struct reference *ref, double *ret_margin)
 {
     *ret_margin = 1;
     for (uint32_t i = 0; i < n; i++) {
-        double x = logits[i];
+        double x = logits[i] + bias_of(p, i);
         if (n_prompt[i] || n_output[i])
             x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
         if (n_output[i])
             x -= (double)p->presence_penalty + (double)p->frequency_penalty * n_output[i];
-        ref[i] = (struct reference){.id = i, .value = x};
+        ref[i] = (struct reference){.id = i, .value = banned(p, i, index) ? -INFINITY : x};
     }
     qsort(ref, n, sizeof *ref, by_value);
     if (p->temperature == 0) {
@@ -107,6 +126,31 @@ static struct sampler_params random_params(void)
     return p;
 }
 
+enum { BIASES_MAX = 40, ENDS = 3 };
+
+/* Biases of up to half the ids (at least one stays without), a fifth of them bans, and ends. */
+static void random_rules(struct sampler_params *p, uint32_t n, uint64_t index,
+                         struct sampler_bias *biases, uint32_t *ends)
+{
+    if (random_u32() % 2 && n > ENDS + 1) {
+        uint32_t step = n / BIASES_MAX + 2;
+        for (uint32_t id = ENDS + random_u32() % step; id < n && p->n_biases < BIASES_MAX;
+             id += 1 + random_u32() % step)
+            if (id + 1 < n)
+                biases[p->n_biases++] = (struct sampler_bias){
+                    .id = id,
+                    .bias = random_u32() % 5 ? (float)(20 * random_unit() - 10) : -INFINITY};
+        p->biases = biases;
+    }
+    if (random_u32() % 2 && n > ENDS + 1) {
+        for (uint32_t i = 0; i < ENDS; i++)
+            ends[i] = random_u32() % ENDS; /* with repeats, as a file may have them */
+        p->ends = ends;
+        p->n_ends = ENDS;
+        p->min_tokens = (uint32_t)index + random_u32() % 2;
+    }
+}
+
 static void agrees_with_the_reference(void **state)
 {
     (void)state;
@@ -135,8 +179,11 @@ static void agrees_with_the_reference(void **state)
             sampler_history_add(history, id, output);
         }
         struct sampler_params p = random_params();
+        struct sampler_bias biases[BIASES_MAX];
+        uint32_t ends[ENDS];
         double margin;
-        reference_run(&p, logits, n, n_prompt, n_output, ref, &margin);
+        random_rules(&p, n, (uint64_t)round, biases, ends);
+        reference_run(&p, logits, n, n_prompt, n_output, (uint64_t)round, ref, &margin);
         memcpy(work, logits, n * sizeof *work);
         uint32_t id = UINT32_MAX, again = UINT32_MAX;
         assert_int_equal(sampler_draw(sampler, &p, history, work, 0, (uint64_t)round, &id), 0);
@@ -280,6 +327,35 @@ static void padding_rows_and_nan_are_never_drawn(void **state)
     sampler_free(sampler);
 }
 
+/* Greedy and drawn: what is banned never comes, also where nothing else is left. */
+static void banned_is_never_drawn(void **state)
+{
+    (void)state;
+    float logits[4] = {5, 4, 3, 2};
+    const struct sampler_bias biases[] = {{0, -INFINITY}, {1, -100}, {3, 50}};
+    const uint32_t ends[] = {3, 3};
+    struct sampler *sampler;
+    struct sampler_params p = {.temperature = 0,
+                               .top_p = 1,
+                               .repetition_penalty = 1,
+                               .biases = biases,
+                               .n_biases = 3,
+                               .ends = ends,
+                               .n_ends = 2,
+                               .min_tokens = 1};
+    uint32_t id;
+    assert_int_equal(sampler_new(&sampler, 4), 0);
+    assert_int_equal(sampler_draw(sampler, &p, NULL, logits, 0, 0, &id), 0);
+    assert_int_equal(id, 2); /* 3 would end it before the first token */
+    assert_int_equal(sampler_draw(sampler, &p, NULL, logits, 0, 1, &id), 0);
+    assert_int_equal(id, 3);
+    const struct sampler_bias all[] = {{0, -INFINITY}, {1, -INFINITY}, {2, -INFINITY}};
+    p.biases = all;
+    assert_int_equal(sampler_draw(sampler, &p, NULL, logits, 0, 0, &id), -ENODATA);
+    assert_true(logits[0] == 5 && logits[3] == 2);
+    sampler_free(sampler);
+}
+
 static void bad_values_are_named(void **state)
 {
     (void)state;
@@ -314,6 +390,7 @@ int main(void)
         cmocka_unit_test(generator_gives_the_known_answers),
         cmocka_unit_test(seed_sample_and_index_each_matter),
         cmocka_unit_test(padding_rows_and_nan_are_never_drawn),
+        cmocka_unit_test(banned_is_never_drawn),
         cmocka_unit_test(bad_values_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
