@@ -6,6 +6,7 @@
 #include "client/quern.h"
 #include "tests/support/echo_service.h"
 #include <errno.h>
+#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -280,40 +282,119 @@ static void test_threads(void **state)
     stop(&f);
 }
 
-/* A foreign event loop: only an empty quern_next allows a poll, and then the poll always ends. */
-static void test_event_loop(void **state)
+/* Foreign event loops: only an empty quern_next allows a wait for the fd, and then the wait always
+ * ends. Each of these waits at most 10 s; 0 when the fd became readable. */
+struct loop {
+    int epoll_fd;
+    struct io_uring ring;
+    uint32_t epoll_flags;
+};
+
+static int wait_poll(struct loop *loop, int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    (void)loop;
+    return poll(&p, 1, 10000) == 1 ? 0 : -ETIME;
+}
+
+static int wait_epoll(struct loop *loop, int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | loop->epoll_flags};
+
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 && errno != EEXIST)
+        return -errno;
+    return epoll_wait(loop->epoll_fd, &event, 1, 10000) == 1 ? 0 : -ETIME;
+}
+
+static int wait_io_uring(struct loop *loop, int fd)
+{
+    struct __kernel_timespec limit = {.tv_sec = 10};
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
+    struct io_uring_cqe *cqe;
+
+    io_uring_prep_poll_add(sqe, fd, POLLIN);
+    io_uring_submit(&loop->ring);
+    int r = io_uring_wait_cqe_timeout(&loop->ring, &cqe, &limit);
+    if (r == 0) {
+        r = cqe->res > 0 ? 0 : -EIO;
+        io_uring_cqe_seen(&loop->ring, cqe);
+    }
+    return r;
+}
+
+/* Answers of 20 tokens, three requests at a time, by this way of waiting. */
+static void run_loop(struct loop *loop, int (*wait)(struct loop *, int))
 {
     struct fixture f = start(ipc_limits_default);
     struct quern_event event = QUERN_EVENT_INIT;
+    unsigned n_waits = 0;
     quern *q;
 
-    (void)state;
     assert_int_equal(quern_connect(&q, path), 0);
-    for (unsigned round = 0; round < 300; round++) {
+    for (unsigned round = 0; round < 100; round++) {
         struct quern_request r = text_request("abc", 20);
-        unsigned tokens = 0;
+        unsigned tokens = 0, finals = 0;
         uint64_t id;
 
-        assert_int_equal(quern_submit(q, &r, &id), 0);
-        for (;;) {
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(quern_submit(q, &r, &id), 0);
+        while (finals < 3) {
             int e = quern_next(q, 0, &event, 0);
 
             if (e == -EAGAIN) {
-                struct pollfd fd = {.fd = quern_fd(q), .events = POLLIN};
-
-                assert_int_equal(poll(&fd, 1, 10000), 1);
+                assert_int_equal(wait(loop, quern_fd(q)), 0);
+                n_waits++;
                 continue;
             }
             assert_int_equal(e, 0);
             tokens += event.type == QUERN_EVENT_TOKEN;
-            if (event.type == QUERN_EVENT_FINAL)
-                break;
+            finals += event.type == QUERN_EVENT_FINAL;
         }
-        assert_int_equal(tokens, 20);
+        assert_int_equal(tokens, 60);
     }
+    assert_true(n_waits > 0);
     quern_event_done(&event);
     quern_close(q);
     stop(&f);
+}
+
+static void test_event_loop_poll(void **state)
+{
+    struct loop loop = {0};
+
+    (void)state;
+    run_loop(&loop, wait_poll);
+}
+
+/* Level- and edge-triggered: after the empty quern_next the next doorbell is always a new edge,
+ * since it drained the socket before it looked. */
+static void test_event_loop_epoll(void **state)
+{
+    static const uint32_t flags[] = {0, EPOLLET};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct loop loop = {.epoll_fd = epoll_create1(EPOLL_CLOEXEC), .epoll_flags = flags[i]};
+
+        assert_true(loop.epoll_fd >= 0);
+        run_loop(&loop, wait_epoll);
+        close(loop.epoll_fd);
+    }
+}
+
+static void test_event_loop_io_uring(void **state)
+{
+    struct loop loop = {0};
+
+    (void)state;
+    int r = io_uring_queue_init(8, &loop.ring, 0);
+    if (r < 0) {
+        print_message("io_uring is not to be had: %s\n", strerror(-r));
+        skip();
+    }
+    run_loop(&loop, wait_io_uring);
+    io_uring_queue_exit(&loop.ring);
 }
 
 /* A child of fork gets errors, and the parent's connection goes on unharmed. */
@@ -446,11 +527,18 @@ static void test_full_house(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_generate),       cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_cancel),         cmocka_unit_test(test_mistakes_are_explained),
-        cmocka_unit_test(test_many_requests),  cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_event_loop),     cmocka_unit_test(test_fork),
-        cmocka_unit_test(test_service_killed), cmocka_unit_test(test_second_service_refused),
+        cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_mistakes_are_explained),
+        cmocka_unit_test(test_many_requests),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_event_loop_poll),
+        cmocka_unit_test(test_event_loop_epoll),
+        cmocka_unit_test(test_event_loop_io_uring),
+        cmocka_unit_test(test_fork),
+        cmocka_unit_test(test_service_killed),
+        cmocka_unit_test(test_second_service_refused),
         cmocka_unit_test(test_full_house),
     };
     char lock[128];
