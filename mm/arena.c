@@ -155,9 +155,16 @@ int mm_arena_await(const struct mm_arena *arena, size_t end)
     return arena->ahead == NULL ? 0 : mm_populate_await(arena->ahead, end);
 }
 
+bool mm_arena_is_populated(const struct mm_arena *arena)
+{
+    return arena->ahead == NULL || mm_populate_is_done(arena->ahead);
+}
+
 int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size)
 {
     int r = mm_arena_await(arena, arena->size);
+    bool on_thread = arena->ahead != NULL;
+    int lock_error = on_thread ? mm_populate_lock_error(arena->ahead) : 0;
     mm_populate_free(arena->ahead);
     arena->ahead = NULL;
     if (r < 0) {
@@ -175,12 +182,14 @@ int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size)
                        (uint64_t)(got / MIB), (size_t)(arena->size / MIB));
     }
     if (arena->fd < 0) {
-        arena->locked = mlock(arena->base, arena->size) == 0;
+        if (!on_thread && mlock(arena->base, arena->size) < 0)
+            lock_error = -errno;
+        arena->locked = lock_error == 0;
         if (!arena->locked)
             mm_why_add(why, why_size,
                        "%zu MiB could not be locked in memory (%s) and may be swapped out: raise "
                        "LimitMEMLOCK= of the unit or `ulimit -l`.",
-                       (size_t)(arena->size / MIB), strerror(errno));
+                       (size_t)(arena->size / MIB), strerror(-lock_error));
     }
     return 0;
 }
@@ -285,7 +294,8 @@ static int start_populating(struct mm_arena *arena)
     if (madvise(arena->base, page, MADV_POPULATE_WRITE) < 0 ||
         madvise(arena->base, arena->size, MADV_DONTDUMP) < 0)
         return -errno;
-    if (arena->size == page || mm_populate_new(&arena->ahead, arena->base, arena->size, page) == 0)
+    if (arena->size == page ||
+        mm_populate_new(&arena->ahead, arena->base, arena->size, page, arena->fd < 0) == 0)
         return 0;
     return madvise(arena->base, arena->size, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }

@@ -10,6 +10,7 @@
 
 #include "mm/memory.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,7 @@ int mm_arena_map_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind,
 int mm_arena_begin(struct mm_arena *ret, size_t size, enum mm_huge_policy policy, char *why,
                    size_t why_size);
 int mm_arena_await(const struct mm_arena *arena, size_t end);
+bool mm_arena_is_populated(const struct mm_arena *arena); /* or it failed: _finish will not wait */
 int mm_arena_finish(struct mm_arena *arena, char *why, size_t why_size);
 
 /* The same as _begin, on a file of a hugetlbfs mount (empty, open for reading and writing; the

@@ -45,7 +45,7 @@ int mm_kv_new(struct mm_kv **ret, uint32_t n_pages, uint32_t n_layers, size_t sl
         goto free_kv;
     for (uint32_t i = 0; i < n_pages; i++)
         kv->free[i] = n_pages - 1 - i;
-    r = mm_arena_map(&kv->arena, bytes, policy, why, why_size);
+    r = mm_arena_begin(&kv->arena, bytes, policy, why, why_size);
     if (r < 0)
         goto free_kv;
     *ret = kv;
@@ -70,9 +70,23 @@ uint32_t mm_kv_take(struct mm_kv *kv)
 {
     if (kv->n_free == 0)
         return MM_KV_NONE;
-    uint32_t page = kv->free[--kv->n_free];
+    uint32_t page = kv->free[kv->n_free - 1];
+    size_t page_bytes = kv->n_layers * kv->slice_bytes;
+    if (mm_arena_await(&kv->arena, (page + 1) * page_bytes) < 0)
+        return MM_KV_NONE;
+    kv->n_free--;
     kv->refs[page] = 1;
     return page;
+}
+
+int mm_kv_settle(struct mm_kv *kv, char *why, size_t why_size)
+{
+    mm_why_set(why, why_size, "%s", "");
+    if (!mm_arena_is_populated(&kv->arena))
+        return 1;
+    if (kv->arena.ahead == NULL)
+        return 0;
+    return mm_arena_finish(&kv->arena, why, why_size);
 }
 
 void mm_kv_ref(struct mm_kv *kv, uint32_t page)

@@ -15,26 +15,35 @@
 struct mm_populate {
     uint8_t *base;
     size_t size, step;
+    bool lock_pages;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t moved;
     /* under the lock; written by the thread, but for stop */
     size_t done;
-    int error;
-    bool stop;
+    int error, lock_error;
+    bool stop, is_done;
 };
 
 static void *run(void *arg)
 {
     struct mm_populate *populate = arg;
+    int lock_error = 0;
     for (size_t at = 0; at < populate->size;) {
         size_t length = populate->size - at < populate->step ? populate->size - at : populate->step;
         int error = madvise(populate->base + at, length, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+        if (error == 0 && lock_error == 0 && populate->lock_pages &&
+            mlock(populate->base + at, length) < 0) {
+            lock_error = -errno;
+            munlock(populate->base, at); /* all of it or nothing */
+        }
         at += length;
         pthread_mutex_lock(&populate->lock);
         populate->error = error;
+        populate->lock_error = lock_error;
         populate->done = error == 0 ? at : populate->done;
-        bool end = error < 0 || populate->stop;
+        bool end = error < 0 || populate->stop || at == populate->size;
+        populate->is_done = end;
         pthread_cond_broadcast(&populate->moved);
         pthread_mutex_unlock(&populate->lock);
         if (end)
@@ -43,13 +52,14 @@ static void *run(void *arg)
     return NULL;
 }
 
-int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes)
+int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes, bool lock)
 {
     struct mm_populate *populate = calloc(1, sizeof *populate);
     if (populate == NULL)
         return -ENOMEM;
     populate->base = base;
     populate->size = size;
+    populate->lock_pages = lock;
     populate->step = page_bytes > STEP_BYTES ? page_bytes : STEP_BYTES;
     pthread_mutex_init(&populate->lock, NULL);
     pthread_cond_init(&populate->moved, NULL);
@@ -75,6 +85,22 @@ int mm_populate_await(struct mm_populate *populate, size_t end)
     while (populate->done < end && populate->error == 0)
         pthread_cond_wait(&populate->moved, &populate->lock);
     int r = populate->done < end ? populate->error : 0;
+    pthread_mutex_unlock(&populate->lock);
+    return r;
+}
+
+bool mm_populate_is_done(struct mm_populate *populate)
+{
+    pthread_mutex_lock(&populate->lock);
+    bool done = populate->is_done;
+    pthread_mutex_unlock(&populate->lock);
+    return done;
+}
+
+int mm_populate_lock_error(struct mm_populate *populate)
+{
+    pthread_mutex_lock(&populate->lock);
+    int r = populate->lock_error;
     pthread_mutex_unlock(&populate->lock);
     return r;
 }

@@ -3,12 +3,21 @@
 #ifndef QUERN_MM_POPULATE_H
 #define QUERN_MM_POPULATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct mm_populate;
 
-/* Starts. `page_bytes` is the size of the span's pages. 0 or -errno (no thread to be had). */
-int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes);
+/* Starts. `page_bytes` is the size of the span's pages; `lock`: the pages are locked in memory, too.
+ * 0 or -errno (no thread to be had). */
+int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes,
+                    bool lock);
+
+/* Whether all is populated, or it has failed: then _await does not wait. From any thread. */
+bool mm_populate_is_done(struct mm_populate *populate);
+
+/* Why the span is not locked: 0 where it is, or was not to be; -errno. After it is done. */
+int mm_populate_lock_error(struct mm_populate *populate);
 
 /* Waits until the first `end` bytes are populated: 0, or the -errno of the first failure. From any
  * thread. */

@@ -69,6 +69,10 @@ void engine_unload(struct engine *engine);
 void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken);
 
 /* While the model is loading: tells those who wait how far it is; then prepares what came in. */
+/* After the load, until it returns 0 or an error: whether all memory that was promised has come. 1: it
+ * is on its way still; -ENOMEM with a sentence: it has not, and nothing can be computed. */
+int engine_settle(struct engine *engine, char *why, size_t why_size);
+
 void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total);
 void engine_loaded(struct engine *engine);
 

@@ -126,6 +126,11 @@ static int make_scratch(struct engine *e, const struct model *model, size_t inpu
                         input_bytes_max);
 }
 
+int engine_settle(struct engine *engine, char *why, size_t why_size)
+{
+    return mm_kv_settle(engine->kv, why, why_size);
+}
+
 static void say_image_done(int error, const char *sentence)
 {
     journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
@@ -141,6 +146,7 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
     struct model_options options = {.huge_pages = o->huge_pages,
                                     .memory_limit_bytes = o->memory_limit_bytes,
                                     .n_context = o->context,
+                                    .n_context_max = CONTEXT_DEFAULT,
                                     .kv_type = o->kv_type,
                                     .image = o->image,
                                     .cache_folder = o->cache_folder,

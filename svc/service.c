@@ -6,6 +6,7 @@
 #include "svc/engine.h"
 #include "svc/listener.h"
 #include "svc/policy_file.h"
+#include "svc/progress.h"
 #include "svc/readiness.h"
 #include "svc/reload.h"
 #include "svc/watcher.h"
@@ -47,6 +48,7 @@ struct service {
     struct policy policy;
     struct engine engine;
     struct readiness readiness;
+    struct progress progress; /* of the load */
     struct watcher watcher;
     struct client_list clients;
     struct client *ring_next; /* of the busy ones, whose doorbell comes next; NULL: all are done */
@@ -58,6 +60,7 @@ struct service {
     int epoll_fd, signal_fd;
     bool accepting; /* the listener is in epoll */
     bool stop;
+    bool settled;            /* all memory that was promised has come */
     int code;                /* of the exit */
     bool reload;             /* SIGHUP came */
     const char *next_model;  /* waits until the running requests have ended; or NULL */
@@ -368,6 +371,7 @@ static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
     engine_load_progress(&s->engine, done, total);
+    progress_say(&s->progress, engine_now_us(), done, total);
     look_at_sockets(s, 0);
     look_at_rings(s);
     ring_clients(s);
@@ -448,7 +452,10 @@ static void say_ready(const struct service *s)
 static int load(struct service *s, char *why, size_t why_size)
 {
     readiness_status("Loading the model");
+    progress_init(&s->progress);
+    s->settled = false;
     int r = engine_load(&s->engine, s->input_max, load_progress, s, why, why_size);
+    progress_done(&s->progress);
     if (r < 0)
         return r;
     engine_loaded(&s->engine);
@@ -536,9 +543,26 @@ static void drain(struct service *s)
         change_model(s);
 }
 
+/* Looks after the memory that is still populated behind the first steps; without it nothing can be
+ * computed. */
+static void settle(struct service *s)
+{
+    char why[512] = "";
+    int r = engine_settle(&s->engine, why, sizeof why);
+    if (why[0])
+        journal_log(r < 0 ? JOURNAL_ERROR : JOURNAL_INFO, NULL, "KV cache: %s", why);
+    s->settled = r == 0;
+    if (r < 0) {
+        s->code = EXIT_MACHINE;
+        s->stop = true;
+    }
+}
+
 static void serve(struct service *s)
 {
     while (!s->stop) {
+        if (!s->settled)
+            settle(s);
         if (s->reload)
             reload(s);
         if (s->drain_until_us)

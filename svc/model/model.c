@@ -140,6 +140,9 @@ static int set_rope(struct model *model, const struct model_options *options, ch
             shape->context_length = (uint32_t)context;
     }
     shape->rope.n_positions = options->n_context ? options->n_context : shape->context_length;
+    if (!options->n_context && options->n_context_max &&
+        shape->rope.n_positions > options->n_context_max)
+        shape->rope.n_positions = options->n_context_max;
     if (ops_rope_bytes(&shape->rope) == 0) {
         snprintf(why, why_size,
                  "RoPE options are out of range: factor %g, original context %" PRIu32,

@@ -49,7 +49,9 @@ struct model;
 struct model_options {
     enum mm_huge_policy huge_pages;
     uint64_t memory_limit_bytes; /* 0: what the machine has */
-    uint32_t n_context; /* what the caller will serve, for the refusal in numbers; 0: the file's */
+    /* Positions that the caller will serve: RoPE's table has as many, and the refusal counts their KV.
+     * 0: the file's, but no more than n_context_max (0: any number). */
+    uint32_t n_context, n_context_max;
     enum ops_kv_type kv_type;
     /* --rope-scaling: overrides the file where set */
     bool rope_override;
