@@ -46,6 +46,7 @@ struct forward {
     struct row *rows;                 /* (max_tokens) */
     uint32_t n_rows;                  /* that the step works on now */
     struct ops_attention_span *spans; /* (max_tokens) */
+    size_t n_spans;                   /* that are not dropped */
     uint8_t **pages;                  /* of all spans, of the layer in work */
     size_t n_pages;
     int *errors; /* (max_tokens), of each span */
@@ -275,7 +276,7 @@ static void set_input(struct forward *forward, const float *x, uint32_t width, u
 
 /* ---- the layers --------------------------------------------------------------------------- */
 
-static void attend(struct forward *forward, const struct model_layer *layer, size_t n_spans)
+static void attend(struct forward *forward, const struct model_layer *layer)
 {
     uint32_t d_model = model_shape(forward->model)->d_model;
     norm(forward, layer->attn_norm);
@@ -290,8 +291,8 @@ static void attend(struct forward *forward, const struct model_layer *layer, siz
     ops_matmul(forward->pool, forward->input, jobs, 3);
     struct row_job rotate = {.forward = forward, .dst = q, .width = forward->d_qkv};
     for_rows(forward, rotate_rows, &rotate);
-    ops_attention_run(forward->pool, forward->attention, forward->spans, n_spans, forward->d_qkv,
-                      forward->d_qkv, forward->d_q);
+    ops_attention_run(forward->pool, forward->attention, forward->spans, forward->n_spans,
+                      forward->d_qkv, forward->d_qkv, forward->d_q);
 }
 
 static void project_out(struct forward *forward, const struct model_layer *layer)
@@ -486,21 +487,76 @@ static void begin_step(struct forward *forward, const struct forward_span *spans
         forward->errors[s] = 0;
     }
     forward->n_rows = n;
+    forward->n_spans = n_spans;
+}
+
+/* The attention span of row `first` and following at another place among the rows. */
+static struct ops_attention_span moved_span(const struct forward *forward,
+                                            struct ops_attention_span span, uint32_t first)
+{
+    float *q = forward->qkv + (size_t)first * forward->d_qkv;
+    span.q = q;
+    span.k = q + forward->d_q;
+    span.v = q + forward->d_q + forward->d_kv;
+    span.out = forward->mixed + (size_t)first * forward->d_q;
+    return span;
+}
+
+/* Between layers only the residual stream is alive: takes out the rows of spans that have an
+ * error of -ECANCELED. */
+static void drop_cancelled(struct forward *forward, const struct forward_span *spans)
+{
+    uint32_t d_model = model_shape(forward->model)->d_model, kept = 0, i = 0;
+    size_t n_kept = 0;
+    for (size_t s = 0; s < forward->n_spans; s++) {
+        const struct ops_attention_span span = forward->spans[s];
+        const uint32_t owner = forward->rows[i].span;
+        if (spans[owner].error == -ECANCELED) {
+            forward->errors[owner] = -ECANCELED;
+        } else {
+            if (kept != i) {
+                memmove(forward->rows + kept, forward->rows + i,
+                        span.n_tokens * sizeof *forward->rows);
+                memmove(forward->x + (size_t)kept * d_model, forward->x + (size_t)i * d_model,
+                        (size_t)span.n_tokens * d_model * sizeof(float));
+            }
+            forward->spans[n_kept++] = moved_span(forward, span, kept);
+            kept += span.n_tokens;
+        }
+        i += span.n_tokens;
+    }
+    forward->n_spans = n_kept;
+    forward->n_rows = kept;
+}
+
+static void look(struct forward *forward, struct forward_span *spans, size_t n_spans,
+                 const struct forward_watch *watch)
+{
+    watch->look(watch->arg);
+    for (size_t s = 0; s < n_spans; s++)
+        if (spans[s].error == -ECANCELED && forward->errors[s] != -ECANCELED) {
+            drop_cancelled(forward, spans);
+            return;
+        }
 }
 
 int forward_run(struct forward *forward, struct forward_span *spans, size_t n_spans,
-                const int *interrupt)
+                const struct forward_watch *watch)
 {
     const struct model_shape *shape = model_shape(forward->model);
     assert(n_spans <= forward->max_tokens);
+    for (size_t s = 0; s < n_spans; s++)
+        spans[s].error = 0;
     begin_step(forward, spans, n_spans);
     struct row_job embed = {.forward = forward, .dst = forward->x, .width = shape->d_model};
     for_rows(forward, embed_rows, &embed);
     for (uint32_t i = 0; i < shape->n_layers; i++) {
-        if (interrupt && __atomic_load_n(interrupt, __ATOMIC_RELAXED))
-            return -ECANCELED;
+        if (i > 0 && watch)
+            look(forward, spans, n_spans, watch);
+        if (forward->n_rows == 0)
+            break;
         const struct model_layer *layer = &model_layers(forward->model)[i];
-        attend(forward, layer, n_spans);
+        attend(forward, layer);
         /* The slices of a page lie one after the other, one a layer. */
         for (size_t p = 0; p < forward->n_pages; p++)
             forward->pages[p] += forward->kv_slice_bytes;
@@ -518,5 +574,5 @@ int forward_run(struct forward *forward, struct forward_span *spans, size_t n_sp
         finish_rows(forward);
     for (size_t s = 0; s < n_spans; s++)
         spans[s].error = forward->errors[s];
-    return 0;
+    return forward->n_spans ? 0 : -ECANCELED;
 }

@@ -24,7 +24,16 @@ struct forward_span {
                               lie evenly spaced in memory, in the order of the spans */
     float *hidden; /* out, or NULL: the last n_hidden rows after the final norm (embeddings) */
     uint32_t n_hidden;
-    int error; /* out: 0, or -EDOM where NaN or infinity arose in this span (others go on) */
+    int error; /* out: 0, -EDOM where NaN or infinity arose in this span (others go on), or
+                  -ECANCELED where it was dropped */
+};
+
+/* Something to do between two layers, on the calling thread: it may set `error` of spans to
+ * -ECANCELED. These are dropped there and then, and the others go on with the same bits; keys and
+ * values of the dropped spans' positions are undefined. Not to call back into forward or pool. */
+struct forward_watch {
+    void (*look)(void *arg);
+    void *arg;
 };
 
 /* Takes all memory that steps need; they allocate nothing. Returns 0, -ENOMEM, or -ENOTSUP for a
@@ -41,9 +50,8 @@ size_t forward_bytes(const struct model *model, uint32_t max_tokens, uint32_t ma
 size_t forward_kv_slice_bytes(const struct model *model, enum ops_kv_type kv_type);
 
 /* Runs the spans (of different sequences, each with n_tokens ≥ 1; sum of n_tokens ≤ max_tokens).
- * `interrupt`, if not NULL, is looked at between layers: nonzero ends the step early with
- * -ECANCELED (keys and values of its positions are then undefined). Returns 0 or that. */
+ * `watch` may be NULL. Returns 0, or -ECANCELED where no span is left of what was dropped. */
 int forward_run(struct forward *forward, struct forward_span *spans, size_t n_spans,
-                const int *interrupt);
+                const struct forward_watch *watch);
 
 #endif

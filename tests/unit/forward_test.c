@@ -263,19 +263,72 @@ static void test_nan(void **state)
     toy_close(&toy);
 }
 
-static void test_interrupt(void **state)
+/* A span that is dropped after any layer leaves the bits of the others as they are, wherever it
+ * stands among them; computed again, it has its own. */
+struct dropping {
+    struct forward_span *spans;
+    int layer, victim, n_looks;
+};
+
+static void drop_at_layer(void *arg)
+{
+    struct dropping *d = arg;
+    if (d->n_looks++ == d->layer && d->victim >= 0)
+        d->spans[d->victim].error = -ECANCELED;
+}
+
+static void test_dropped_spans(void **state)
 {
     (void)state;
     struct toy toy;
-    toy_open(&toy, toy_file(SMALL "--type f32 --heads 4 --kv-heads 2 --head-dim 16"), 1, OPS_KV_F32,
-             64, 1, 64);
-    float *logits = calloc(toy.n_vocab, sizeof *logits);
-    const uint32_t token = 1;
-    const int interrupt = 1;
+    toy_open(&toy, toy_file(SMALL "--layers 4 --type q8_0 --heads 4 --kv-heads 2 --head-dim 16"), 2,
+             OPS_KV_F16, 64, 3, 64);
+    const uint32_t lengths[3] = {20, 1, 7}, n_vocab = toy.n_vocab;
+    uint32_t tokens[3][20];
+    float *alone = calloc(3 * 20 * (size_t)n_vocab, sizeof *alone);
+    float *logits = calloc(3 * (size_t)n_vocab, sizeof *logits);
+    for (uint32_t s = 0; s < 3; s++) {
+        toy_tokens(tokens[s], lengths[s], n_vocab, 40 + s);
+        toy_run(&toy, s, tokens[s], lengths[s], 64, alone + (size_t)s * 20 * n_vocab);
+    }
+    const int n_layers = (int)model_shape(toy.model)->n_layers;
+    assert_true(n_layers > 1);
+    for (int victim = -1; victim < 3; victim++)
+        for (int layer = 0; layer + 1 < n_layers; layer++) {
+            struct forward_span spans[3];
+            for (uint32_t s = 0; s < 3; s++)
+                spans[s] = (struct forward_span){.tokens = tokens[s],
+                                                 .n_tokens = lengths[s],
+                                                 .pages = toy.pages + s * toy.pages_per_sequence,
+                                                 .n_logits = 1,
+                                                 .logits = logits + (size_t)s * n_vocab};
+            struct dropping d = {.spans = spans, .layer = layer, .victim = victim};
+            const struct forward_watch watch = {drop_at_layer, &d};
+            memset(logits, 0, 3 * (size_t)n_vocab * sizeof *logits);
+            assert_int_equal(forward_run(toy.forward, spans, 3, &watch), 0);
+            assert_int_equal(d.n_looks, n_layers - 1);
+            for (int s = 0; s < 3; s++) {
+                assert_int_equal(spans[s].error, s == victim ? -ECANCELED : 0);
+                if (s != victim)
+                    assert_memory_equal(logits + (size_t)s * n_vocab,
+                                        alone + ((size_t)s * 20 + lengths[s] - 1) * n_vocab,
+                                        n_vocab * sizeof(float));
+            }
+            if (victim < 0)
+                continue;
+            spans[victim].error = 0;
+            assert_int_equal(forward_run(toy.forward, &spans[victim], 1, NULL), 0);
+            assert_memory_equal(logits + (size_t)victim * n_vocab,
+                                alone + ((size_t)victim * 20 + lengths[victim] - 1) * n_vocab,
+                                n_vocab * sizeof(float));
+        }
     struct forward_span span = {
-        .tokens = &token, .n_tokens = 1, .pages = toy.pages, .n_logits = 1, .logits = logits};
-    assert_int_equal(forward_run(toy.forward, &span, 1, &interrupt), -ECANCELED);
-    assert_int_equal(forward_run(toy.forward, &span, 1, NULL), 0);
+        .tokens = tokens[0], .n_tokens = 1, .pages = toy.pages, .n_logits = 1, .logits = logits};
+    struct dropping d = {.spans = &span};
+    const struct forward_watch watch = {drop_at_layer, &d};
+    assert_int_equal(forward_run(toy.forward, &span, 1, &watch), -ECANCELED);
+    assert_int_equal(span.error, -ECANCELED);
+    free(alone);
     free(logits);
     toy_close(&toy);
 }
@@ -354,7 +407,7 @@ int main(void)
         cmocka_unit_test(test_error),         cmocka_unit_test(test_error_moe),
         cmocka_unit_test(test_error_of_peer), cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_same_bits_moe), cmocka_unit_test(test_batch),
-        cmocka_unit_test(test_nan),           cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_nan),           cmocka_unit_test(test_dropped_spans),
         cmocka_unit_test(test_hidden),        cmocka_unit_test(test_old_metadata),
         cmocka_unit_test(test_memory_limit),
     };
