@@ -1,4 +1,5 @@
 /* quernd: one of the verbs that look at a model and end, or the service. */
+#include "mm/store.h"
 #include "svc/cmd/cmd.h"
 #include "svc/config.h"
 #include "svc/journal.h"
@@ -15,7 +16,8 @@ static const struct {
     int (*run)(int argc, char **argv);
 } verbs[] = {
     {"bench", cmd_bench},       {"logits", cmd_logits},         {"inspect", cmd_inspect},
-    {"quantize", cmd_quantize}, {"perplexity", cmd_perplexity},
+    {"quantize", cmd_quantize}, {"perplexity", cmd_perplexity}, {"pack", cmd_pack},
+    {"verify", cmd_verify},
 };
 
 static void print_problem(void *arg, const char *problem)
@@ -44,6 +46,29 @@ static int check_config(struct options *options)
     return CMD_CONFIG;
 }
 
+/* Lets go of the weights that wait for the next start. systemd's store opens to processes of the unit
+ * alone: elsewhere, the way to it is said. */
+static int drop_weights(const struct options *options)
+{
+    struct mm_store store;
+    char why[512] = "";
+    const char *where = options->store;
+    const char *folder = !where || !strcmp(where, "auto") ? NULL
+                         : !strcmp(where, "hugetlbfs")    ? ""
+                                                          : where;
+    int r = mm_store_init(&store, "none", folder, why, sizeof why);
+    if (r < 0 || store.place == MM_STORE_NONE) {
+        journal_log(JOURNAL_ERROR, NULL, "%s",
+                    why[0]
+                        ? why
+                        : "There is no store here: what systemd keeps for quern.service goes with "
+                          "`systemctl stop quern.service`; --store names a folder.");
+        return CMD_NO_INPUT;
+    }
+    journal_log(JOURNAL_NOTICE, NULL, "kept weights dropped: %d", mm_store_drop(&store));
+    return CMD_OK;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -67,6 +92,11 @@ int main(int argc, char **argv)
         return code;
     }
     journal_init(journal_level_of(options.verbose));
+    if (options.drop_weights) {
+        int code = drop_weights(&options);
+        options_done(&options);
+        return code;
+    }
     int code = service_run(&options, argc, argv);
     options_done(&options);
     return code;

@@ -14,7 +14,8 @@
 
 const char options_help[] =
     "quernd [--config FILE] [OPTION…]   serve a Qwen2 model through shared memory\n"
-    "quernd VERB …                      bench, logits, inspect, quantize, perplexity\n"
+    "quernd VERB …                      bench, logits, inspect, quantize, perplexity, pack, "
+    "verify\n"
     "  --config FILE|off         settings (/etc/quern/quern.conf; off with --model)\n"
     "  --check-config            say what is wrong with them, and end\n"
     "  --model FILE              GGUF, the first file of a split set\n"
@@ -26,6 +27,7 @@ const char options_help[] =
     "  --huge-pages prefer|require|off         (prefer)\n"
     "  --image auto|off|FILE                   packed weights for the next start\n"
     "  --store auto|off|hugetlbfs|FOLDER       weights kept over a restart\n"
+    "  --drop-weights            let go of what --store keeps, and end\n"
     "  --memory-limit SIZE       weights and cache together, such as 512M or 4G\n"
     "  --token-gap-ms N          what a prompt may add between others' tokens (100)\n"
     "  --queue N                 requests that may wait (1024)\n"
@@ -75,6 +77,7 @@ const struct option_row options_table[] = {
     {"share-prefixes", "requests", OPTION_FLAG, LIVE, FIELD(share_prefixes)},
     {"config", NULL, OPTION_OFF, FIELD(config)},
     {"check-config", NULL, OPTION_FLAG, FIELD(check_config)},
+    {"drop-weights", NULL, OPTION_FLAG, FIELD(drop_weights)},
     {"help", NULL, OPTION_FLAG, FIELD(help)},
     {"version", NULL, OPTION_FLAG, FIELD(version)},
     {0},
@@ -359,7 +362,7 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
     if (r == 0)
         r = read_arguments(&o, argc, argv, false, why, why_size);
     o.config = config;
-    if (r == 0 && !o.model && !o.help && !o.version && !o.check_config) {
+    if (r == 0 && !o.model && !o.help && !o.version && !o.check_config && !o.drop_weights) {
         snprintf(why, why_size, "No model was named: start quernd with --model FILE%s.",
                  config ? ", or name one in the configuration" : "");
         r = -EINVAL;

@@ -15,8 +15,8 @@
 struct option_text; /* a string that belongs to the options it was set in */
 
 struct options {
-    bool help, version, check_config; /* print that and end */
-    const char *config;               /* the file that was read, or NULL: none */
+    bool help, version, check_config, drop_weights; /* do that and end */
+    const char *config;                             /* the file that was read, or NULL: none */
     uint32_t verbose;
     const char *model;  /* path; NULL where not given */
     const char *socket; /* path; NULL: the default, see options_default_socket */

@@ -23,7 +23,7 @@ void progress_say(struct progress *progress, uint64_t now_us, uint64_t done, uin
     unsigned percent = done < total ? (unsigned)(done * 100.0 / (double)total) : 100;
     snprintf(text, sizeof text, "Loading the model: %u %% of %llu MiB", percent,
              (unsigned long long)(total >> 20));
-    readiness_status(text);
+    readiness_loading(text);
     if (!progress->on_terminal)
         return;
     memset(bar, ' ', BAR_WIDTH);

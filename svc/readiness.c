@@ -2,6 +2,8 @@
 #include "svc/readiness.h"
 
 #include <systemd/sd-daemon.h>
+
+#define LOAD_STALL_US (60u * 1000000) /* a load that makes no progress for so long has failed */
 #include <time.h>
 
 void readiness_init(struct readiness *readiness)
@@ -16,6 +18,11 @@ void readiness_init(struct readiness *readiness)
 void readiness_status(const char *text)
 {
     sd_notifyf(0, "STATUS=%s", text);
+}
+
+void readiness_loading(const char *text)
+{
+    sd_notifyf(0, "STATUS=%s\nEXTEND_TIMEOUT_USEC=%u", text, LOAD_STALL_US);
 }
 
 void readiness_ready(void)

@@ -19,6 +19,8 @@ struct readiness {
 void readiness_init(struct readiness *readiness);
 
 void readiness_status(const char *text); /* STATUS= */
+/* The same while loading, which moves: the unit's time to start is extended. */
+void readiness_loading(const char *text);
 void readiness_ready(void);
 void readiness_reloading(void); /* until the next readiness_ready */
 void readiness_stopping(void);

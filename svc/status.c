@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 static const char *kv_type_name(enum ops_kv_type type)
 {
@@ -56,6 +57,12 @@ static void cache_lines(FILE *f, const struct engine *e)
     line(f, "weights_pages", "%s%s", mm_page_kind_name(model_arena(e->model)->kind),
          model_arena(e->model)->locked ? ", locked" : "");
     count(f, "weights_arena_bytes", model_arena(e->model)->size);
+    struct timespec since;
+    const char *keeper = model_kept_by(e->model, &since);
+    line(f, "weights_kept_by", "%s", keeper ? keeper : "nobody");
+    if (keeper)
+        count(f, "weights_kept_s", (uint64_t)(time(NULL) - since.tv_sec));
+    line(f, "weights_warm", "%s", model_is_warm(e->model) ? "yes" : "no");
     line(f, "kv_type", "%s", kv_type_name(e->options->kv_type));
     line(f, "kv_pages_kind", "%s%s", mm_page_kind_name(mm_kv_arena(e->kv)->kind),
          mm_kv_arena(e->kv)->locked ? ", locked" : "");

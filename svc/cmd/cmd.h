@@ -17,6 +17,8 @@ int cmd_inspect(int argc, char **argv);    /* shapes, types, sizes, what a model
 int cmd_logits(int argc, char **argv);     /* raw logits of given token ids, to a file */
 int cmd_bench(int argc, char **argv);      /* prefill, decode and memory rates */
 int cmd_quantize(int argc, char **argv);   /* a GGUF in another type */
+int cmd_pack(int argc, char **argv);       /* the packed image of a model */
+int cmd_verify(int argc, char **argv);     /* whether an image is good */
 int cmd_perplexity(int argc, char **argv); /* of a text, token-weighted */
 
 #endif

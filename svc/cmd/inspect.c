@@ -1,5 +1,6 @@
-/* quernd inspect FILE: what a model file holds and what serving it would need. Reads the metadata
- * only; weights stay on disk. */
+/* quernd inspect FILE: what a model file holds and what serving it would need, or what a packed image
+ * holds. Reads the metadata only; weights stay on disk. */
+#include "mm/image.h"
 #include "svc/cmd/cmd.h"
 #include "svc/model/gguf.h"
 #include "svc/model/shape.h"
@@ -13,7 +14,8 @@
 static const char help[] =
     "usage: quernd inspect [--tensors] FILE\n"
     "  Prints the shape, types and sizes of a GGUF model (the first file of a split set), and the\n"
-    "  memory that it needs; --tensors lists every tensor.\n";
+    "  memory that it needs; --tensors lists every tensor. Of a packed image it prints the "
+    "parts.\n";
 
 static double mib(uint64_t bytes)
 {
@@ -110,6 +112,42 @@ static void print_needs(const struct model_shape *s, const struct model_weights 
            mib(page * ((context + OPS_KV_PAGE - 1) / OPS_KV_PAGE)), context);
 }
 
+/* Whether the file begins as an image does. */
+static bool is_image(const char *path)
+{
+    char magic[8] = "";
+    FILE *file = fopen(path, "re");
+    bool is = file && fread(magic, sizeof magic, 1, file) == 1 &&
+              memcmp(magic, "QUERNIMG", sizeof magic) == 0;
+    if (file)
+        fclose(file);
+    return is;
+}
+
+static int inspect_image(const char *path)
+{
+    struct mm_image *image;
+    struct mm_image_info info;
+    char why[512];
+    int r = mm_image_open(&image, path, NULL, NULL, why, sizeof why);
+    if (r < 0) {
+        fprintf(stderr, "quernd inspect: %s\n", why);
+        return r == -EBADMSG || r == -ESTALE ? CMD_BAD_DATA : CMD_NO_INPUT;
+    }
+    mm_image_info(image, &info);
+    printf("%-22s %s\n", "file", path);
+    printf("%-22s packed image, %.1f MiB\n", "kind", mib(info.file_bytes));
+    printf("%-22s %016" PRIx64 "\n", "layout", info.layout);
+    printf("%-22s %016" PRIx64 "%016" PRIx64 "\n", "content", info.content[1], info.content[0]);
+    for (unsigned i = 0; i < info.n_sections; i++) {
+        uint64_t length = 0;
+        mm_image_section(image, mm_image_section_name(image, i), &length);
+        printf("%-22s %.1f MiB\n", mm_image_section_name(image, i), mib(length));
+    }
+    mm_image_free(image);
+    return CMD_OK;
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     bool tensors = argc == 3 && !strcmp(argv[1], "--tensors");
@@ -118,6 +156,8 @@ int cmd_inspect(int argc, char **argv)
         fputs(help, asked ? stdout : stderr);
         return asked ? CMD_OK : CMD_USAGE;
     }
+    if (is_image(argv[argc - 1]))
+        return inspect_image(argv[argc - 1]);
     struct gguf *gguf;
     struct model_shape shape;
     struct model_weights weights = {0};

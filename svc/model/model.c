@@ -280,6 +280,18 @@ const char *model_image_notes(const struct model *model)
     return model_residence_image_notes(&model->residence);
 }
 
+int model_wait_for_image(struct model *model)
+{
+    return model_residence_wait(&model->residence);
+}
+
+const char *model_kept_by(const struct model *model, struct timespec *ret_since)
+{
+    if (!model->residence.kept || mm_store_since(&model->weights.arena, ret_since) < 0)
+        return NULL;
+    return model->residence.store.place == MM_STORE_SYSTEMD ? "systemd" : "hugetlbfs";
+}
+
 bool model_is_warm(const struct model *model)
 {
     return model->residence.adopted;

@@ -9,6 +9,7 @@
 #include "svc/text/tokenizer.h"
 
 #include <stdbool.h>
+#include <time.h>
 
 struct model_shape {
     uint32_t n_layers;
@@ -88,8 +89,16 @@ const char *model_load_notes(const struct model *model);   /* where the weights 
 /* What became of the image that is written beside the service: NULL while there is nothing to say,
  * then a sentence. From any thread. */
 const char *model_image_notes(const struct model *model);
+/* Waits for the end of the writing. 0: the image is there now; 1: it was there before; -errno: none
+ * was written (model_image_notes and model_load_notes say why). */
+int model_wait_for_image(struct model *model);
+
 /* Whether the weights were there when the process started (warm restart). */
 bool model_is_warm(const struct model *model);
+
+/* Where the weights wait for the next start ("systemd", "hugetlbfs"), and since when they are loaded;
+ * NULL where they do not outlive the process. */
+const char *model_kept_by(const struct model *model, struct timespec *ret_since);
 uint64_t model_weight_bytes(const struct model *model); /* of the file, as one token reads them */
 
 #endif

@@ -19,13 +19,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define WEIGHTS          "weights" /* sections of the image */
-#define TABLES           "tokenizer"
-#define TABLES_PAGE      4096 /* they begin at a multiple: read without a copy */
-#define TABLES_BYTES_MAX (1ull << 30)
-#define SUFFIX           ".quern"
-#define AUTO_BYTES_MIN   (64ull << 20) /* smaller models pack faster than an image is worth */
-#define WAIT_POLLS_MAX   6000          /* of a tenth of a second, for another service that packs */
+#define TABLES_PAGE    4096 /* they begin at a multiple: read without a copy */
+#define SUFFIX         ".quern"
+#define AUTO_BYTES_MIN (64ull << 20) /* smaller models pack faster than an image is worth */
+#define WAIT_POLLS_MAX 6000          /* of a tenth of a second, for another service that packs */
 
 struct model_image_job {
     pthread_t thread;
@@ -35,8 +32,10 @@ struct model_image_job {
     struct mm_image_part parts[2]; /* of the arena: read-only, and mapped until the job has ended */
     unsigned n_parts;
     void (*done_fn)(int error, const char *sentence);
-    int stop; /* atomic: set by the owner */
-    int done; /* atomic: notes are complete */
+    bool joined; /* the owner's */
+    int error;   /* what writing returned; once joined */
+    int stop;    /* atomic: set by the owner */
+    int done;    /* atomic: notes are complete */
     char notes[PATH_MAX + 256];
 };
 
@@ -52,8 +51,6 @@ struct reading { /* progress of reading an image */
     uint64_t total;
 };
 
-static int identify(struct mm_image_key *ret, const struct gguf *gguf,
-                    const struct model_weights *weights);
 static void open_image(struct model_residence *residence, const struct model_weights *weights,
                        char *path, char *notes, size_t notes_size);
 static void close_image(struct model_residence *residence);
@@ -100,6 +97,7 @@ static void find_in_store(struct model_residence *residence, struct model_weight
         mm_why_add(notes, notes_size, "%s", sentence);
     residence->adopted = mm_store_adopt(&weights->arena, &residence->store, weights->arena_bytes,
                                         sentence, sizeof sentence) == 0;
+    residence->kept = residence->adopted;
     if (sentence[0])
         mm_why_add(notes, notes_size, "%s", sentence);
 }
@@ -110,7 +108,8 @@ void model_residence_find(struct model_residence *ret, struct model_weights *wei
 {
     *ret = (struct model_residence){.store.place = MM_STORE_NONE};
     mm_why_set(notes, notes_size, "%s", "");
-    if ((!options->image && !options->store) || identify(&ret->key, gguf, weights) < 0)
+    if ((!options->image && !options->store) ||
+        model_residence_identify(&ret->key, gguf, weights) < 0)
         return;
     ret->known = true;
     if (options->store)
@@ -189,20 +188,32 @@ const char *model_residence_image_notes(const struct model_residence *residence)
     return job && __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) ? job->notes : NULL;
 }
 
+int model_residence_wait(struct model_residence *residence)
+{
+    struct model_image_job *job = residence->job;
+    if (!job)
+        return residence->was_read ? 1 : -ENOENT;
+    if (!job->joined)
+        pthread_join(job->thread, NULL);
+    job->joined = true;
+    return job->error;
+}
+
 void model_residence_done(struct model_residence *residence)
 {
     struct model_image_job *job = residence->job;
     if (job) {
         __atomic_store_n(&job->stop, 1, __ATOMIC_RELAXED);
-        pthread_join(job->thread, NULL);
+        if (!job->joined)
+            pthread_join(job->thread, NULL);
         free(job);
     }
     close_image(residence);
     *residence = (struct model_residence){.store.place = MM_STORE_NONE};
 }
 
-static int identify(struct mm_image_key *ret, const struct gguf *gguf,
-                    const struct model_weights *weights)
+int model_residence_identify(struct mm_image_key *ret, const struct gguf *gguf,
+                             const struct model_weights *weights)
 {
     struct mm_image_key key = {.layout = model_weights_layout(weights) ^ text_tables_version()};
     unsigned n = gguf_n_files(gguf), n_open = 0;
@@ -269,7 +280,9 @@ static int finish_and_keep(struct model_residence *residence, struct model_weigh
         return r;
     if (residence->store.place == MM_STORE_NONE)
         return mm_arena_seal(&weights->arena);
-    if (mm_store_keep(&weights->arena, &residence->store, sentence, sizeof sentence) < 0)
+    residence->kept =
+        mm_store_keep(&weights->arena, &residence->store, sentence, sizeof sentence) == 0;
+    if (!residence->kept)
         mm_why_add(notes, notes_size, "%s", sentence);
     return 0;
 }
@@ -291,9 +304,10 @@ static void open_image(struct model_residence *residence, const struct model_wei
         free(path);
         return;
     }
-    mm_image_section(image, TABLES, &tables_bytes); /* a model without a tokenizer has none */
-    if (mm_image_section(image, WEIGHTS, &weights_bytes) < 0 ||
-        weights_bytes != weights->arena_bytes || tables_bytes > TABLES_BYTES_MAX) {
+    mm_image_section(image, MODEL_IMAGE_TABLES,
+                     &tables_bytes); /* a model without a tokenizer has none */
+    if (mm_image_section(image, MODEL_IMAGE_WEIGHTS, &weights_bytes) < 0 ||
+        weights_bytes != weights->arena_bytes || tables_bytes > MODEL_TABLES_BYTES_MAX) {
         mm_why_add(notes, notes_size, "%s holds other weights.", path);
         mm_image_free(image);
         free(path);
@@ -330,11 +344,12 @@ static int read_image(struct model_residence *residence, struct model_weights *w
         close_image(residence);
         return -ENOENT;
     }
-    r = mm_image_read(residence->image, WEIGHTS, weights->arena.base, image_progress, &reading,
-                      sentence, sizeof sentence);
+    r = mm_image_read(residence->image, MODEL_IMAGE_WEIGHTS, weights->arena.base, image_progress,
+                      &reading, sentence, sizeof sentence);
     if (r == 0 && residence->tables_bytes > 0)
-        r = mm_image_read(residence->image, TABLES, weights->arena.base + tables_offset(weights),
-                          NULL, NULL, sentence, sizeof sentence);
+        r = mm_image_read(residence->image, MODEL_IMAGE_TABLES,
+                          weights->arena.base + tables_offset(weights), NULL, NULL, sentence,
+                          sizeof sentence);
     if (r == 0)
         r = finish_and_keep(residence, weights, notes, notes_size);
     else if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
@@ -342,6 +357,7 @@ static int read_image(struct model_residence *residence, struct model_weights *w
     if (r == 0) {
         mm_why_add(notes, notes_size, "Weights read from %s by %s, on %s.", residence->image_path,
                    mm_image_mode(residence->image), mm_page_kind_name(weights->arena.kind));
+        residence->was_read = true;
         return 0;
     }
     mm_arena_unmap(&weights->arena);
@@ -414,9 +430,9 @@ static int pack(struct model_residence *residence, struct model_weights *weights
         goto free_writer;
     /* A file that was changed while it was read may have given anything: it is not kept. */
     struct mm_image_key after;
-    if (residence->known &&
-        (identify(&after, gguf, weights) < 0 || after.source[0] != residence->key.source[0] ||
-         after.source[1] != residence->key.source[1])) {
+    if (residence->known && (model_residence_identify(&after, gguf, weights) < 0 ||
+                             after.source[0] != residence->key.source[0] ||
+                             after.source[1] != residence->key.source[1])) {
         snprintf(why, why_size, "%s changed while it was read; start again", gguf_path(gguf, 0));
         r = -ESTALE;
         goto free_writer;
@@ -476,6 +492,7 @@ static void *write_image(void *arg)
                  "The packed image is written (%" PRIu64 " MiB): the next start needs no packing.",
                  job->parts[0].length >> 20);
     mm_image_writer_free(job->writer);
+    job->error = r;
     if (job->done_fn && r != -ECANCELED)
         job->done_fn(r, job->notes);
     __atomic_store_n(&job->done, 1, __ATOMIC_RELEASE); /* pairs with the load in _image_notes */
@@ -495,9 +512,11 @@ static void start_job(struct model_residence *residence, const struct model_weig
         job->key = residence->key;
         job->content[0] = content[0];
         job->content[1] = content[1];
-        job->parts[0] = (struct mm_image_part){WEIGHTS, weights->arena.base, weights->arena_bytes};
-        job->parts[1] = (struct mm_image_part){TABLES, weights->arena.base + tables_offset(weights),
-                                               residence->tables_bytes};
+        job->parts[0] =
+            (struct mm_image_part){MODEL_IMAGE_WEIGHTS, weights->arena.base, weights->arena_bytes};
+        job->parts[1] =
+            (struct mm_image_part){MODEL_IMAGE_TABLES, weights->arena.base + tables_offset(weights),
+                                   residence->tables_bytes};
         job->n_parts = residence->tables_bytes > 0 ? 2 : 1;
         sigset_t all, old; /* signals are for the service's own threads */
         sigfillset(&all);

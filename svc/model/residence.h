@@ -12,6 +12,11 @@
 #include "mm/store.h"
 #include "svc/model/weights.h"
 
+/* Sections of an image. */
+#define MODEL_IMAGE_WEIGHTS    "weights"
+#define MODEL_IMAGE_TABLES     "tokenizer"
+#define MODEL_TABLES_BYTES_MAX (1ull << 30)
+
 struct model_image_job; /* the thread that writes the image */
 
 struct model_residence {
@@ -19,9 +24,11 @@ struct model_residence {
     bool known; /* the key could be made: images and the store can be used */
     struct mm_store store;
     bool adopted;           /* the arena was in the store */
+    bool kept;              /* it is there now */
     struct mm_image *image; /* else: the one that _load will read, or NULL */
     char *image_path;       /* of it */
     bool own_image;         /* nobody else wrote it */
+    bool was_read;          /* the weights came from an image */
     size_t tables_bytes;    /* of the tables in that image; where there is none, the caller says */
     struct model_image_job *job;
 };
@@ -46,6 +53,13 @@ int model_residence_load(struct model_residence *residence, struct model_weights
                          struct text_tokenizer **tokenizer, const struct gguf *gguf,
                          const struct model_options *options, struct ops_pool *pool, char *notes,
                          size_t notes_size, char *why, size_t why_size);
+
+/* The image that belongs to these files and this code. 0 or -errno. */
+int model_residence_identify(struct mm_image_key *ret, const struct gguf *gguf,
+                             const struct model_weights *weights);
+
+/* Waits for the end of the writing: 0: the image is there; 1: it was there before; -errno: none. */
+int model_residence_wait(struct model_residence *residence);
 
 /* What became of the image that is being written: NULL while it is (or none is), then a sentence.
  * From any thread. */

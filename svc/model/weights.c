@@ -457,12 +457,22 @@ static struct mm_read *make_reads(const struct model_weights *weights, size_t *r
     return reads;
 }
 
-static int read_all(struct load *load, const struct gguf *gguf, char *mode, size_t mode_size,
-                    char *why, size_t why_size)
+static int part_hashed(void *arg, const struct mm_read *piece, size_t done, const void *data,
+                       size_t length)
+{
+    (void)piece;
+    (void)done;
+    XXH3_128bits_update(arg, data, length);
+    return 0;
+}
+
+/* Every part of every tensor in file order. */
+static int read_all(const struct model_weights *weights, const struct gguf *gguf, mm_reader_fn *fn,
+                    void *arg, char *mode, size_t mode_size, char *why, size_t why_size)
 {
     struct mm_reader *reader = NULL;
     size_t unit;
-    struct mm_read *reads = make_reads(load->weights, &unit);
+    struct mm_read *reads = make_reads(weights, &unit);
     if (!reads)
         return -ENOMEM;
     struct mm_reader_options options = {.buffer_bytes =
@@ -474,13 +484,19 @@ static int read_all(struct load *load, const struct gguf *gguf, char *mode, size
         assert(r < 0 || file == i);
     }
     if (r == 0)
-        r = mm_reader_run(reader, reads, load->weights->n_placements, part_arrived, load, why,
-                          why_size);
+        r = mm_reader_run(reader, reads, weights->n_placements, fn, arg, why, why_size);
     if (r == 0)
         snprintf(mode, mode_size, "%s", mm_reader_mode(reader));
     mm_reader_free(reader);
     free(reads);
     return r;
+}
+
+static void take_digest(const XXH3_state_t *content, uint64_t ret_content[2])
+{
+    XXH128_hash_t digest = XXH3_128bits_digest(content);
+    ret_content[0] = digest.low64;
+    ret_content[1] = digest.high64;
 }
 
 int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
@@ -493,12 +509,24 @@ int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
     if (!load.content)
         return -ENOMEM;
     XXH3_128bits_reset(load.content);
-    int r = read_all(&load, gguf, mode, mode_size, why, why_size);
-    if (r == 0) {
-        XXH128_hash_t digest = XXH3_128bits_digest(load.content);
-        ret_content[0] = digest.low64;
-        ret_content[1] = digest.high64;
-    }
+    int r = read_all(weights, gguf, part_arrived, &load, mode, mode_size, why, why_size);
+    if (r == 0)
+        take_digest(load.content, ret_content);
     XXH3_freeState(load.content);
+    return r;
+}
+
+int model_weights_hash(const struct model_weights *weights, const struct gguf *gguf,
+                       uint64_t ret_content[2], char *why, size_t why_size)
+{
+    char mode[96];
+    XXH3_state_t *content = XXH3_createState();
+    if (!content)
+        return -ENOMEM;
+    XXH3_128bits_reset(content);
+    int r = read_all(weights, gguf, part_hashed, content, mode, sizeof mode, why, why_size);
+    if (r == 0)
+        take_digest(content, ret_content);
+    XXH3_freeState(content);
     return r;
 }

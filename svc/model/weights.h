@@ -42,6 +42,10 @@ int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
                        uint64_t ret_content[2], char *mode, size_t mode_size, char *why,
                        size_t why_size);
 
+/* The hash that _pack gives, of the bytes in the files, without packing them. */
+int model_weights_hash(const struct model_weights *weights, const struct gguf *gguf,
+                       uint64_t ret_content[2], char *why, size_t why_size);
+
 /* Points layers, embedding, head and norm into the arena, wherever its bytes came from. */
 void model_weights_point(struct model_weights *weights);
 
