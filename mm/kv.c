@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct mm_kv {
     struct mm_arena arena; /* (n_pages, n_layers, slice_bytes) */
@@ -106,6 +107,12 @@ uint32_t mm_kv_refs(const struct mm_kv *kv, uint32_t page)
 {
     assert(page < kv->n_pages);
     return kv->refs[page];
+}
+
+void mm_kv_copy(struct mm_kv *kv, uint32_t to, uint32_t from)
+{
+    assert(to != from && kv->refs[to] > 0 && kv->refs[from] > 0);
+    memcpy(mm_kv_slice(kv, to, 0), mm_kv_slice(kv, from, 0), kv->n_layers * kv->slice_bytes);
 }
 
 uint8_t *mm_kv_slice(const struct mm_kv *kv, uint32_t page, uint32_t layer)

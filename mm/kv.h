@@ -27,6 +27,9 @@ void mm_kv_ref(struct mm_kv *kv, uint32_t page);
 void mm_kv_drop(struct mm_kv *kv, uint32_t page);
 uint32_t mm_kv_refs(const struct mm_kv *kv, uint32_t page);
 
+/* Copies all layers of page `from` to page `to`, both taken. */
+void mm_kv_copy(struct mm_kv *kv, uint32_t to, uint32_t from);
+
 uint8_t *mm_kv_slice(const struct mm_kv *kv, uint32_t page, uint32_t layer);
 uint32_t mm_kv_n_pages(const struct mm_kv *kv);
 uint32_t mm_kv_n_free(const struct mm_kv *kv);

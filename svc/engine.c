@@ -6,7 +6,9 @@
 #include "svc/status.h"
 #include "svc/step.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -27,6 +29,14 @@ static void pump(struct engine *e, struct request *q)
                       : reason == IPC_REASON_CANCELLED ? &e->totals.n_cancelled
                                                        : &e->totals.n_finished;
     ++*count;
+    const uint64_t now_us = engine_now_us();
+    figures_note(&e->totals.request, now_us - q->taken_us);
+    if (q->started_us)
+        figures_note(&e->totals.queue, q->started_us - q->taken_us);
+    if (q->first_token_us) {
+        figures_note(&e->totals.prefill, q->first_token_us - q->started_us);
+        figures_note(&e->totals.first_token, q->first_token_us - q->taken_us);
+    }
     e->totals.n_cached_tokens += q->final.u.final.cached_tokens;
     e->totals.n_prompt_tokens += q->final.u.final.prompt_tokens;
     struct journal_context context = client_context(q->client, q->r.id);
@@ -208,12 +218,34 @@ void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total)
                 post_loading(engine, q);
 }
 
+/* `sentence` stays where it is. */
 static void end_request(struct engine *e, struct request *q, enum ipc_reason reason,
                         enum ipc_code code, const char *sentence)
 {
+    if (e->step.is_on && !q->is_done) {
+        if (q->is_ending)
+            return;
+        q->is_ending = true;
+        q->ending_reason = reason;
+        q->ending_code = code;
+        q->ending_sentence = sentence;
+        q->next_ending = e->ending;
+        e->ending = q;
+        return;
+    }
     request_end(q, reason, code, "%s", sentence);
     end_sequences(e, q);
     pump(e, q);
+}
+
+void engine_end_pending(struct engine *engine)
+{
+    while (engine->ending) {
+        struct request *q = engine->ending;
+        engine->ending = q->next_ending;
+        q->is_ending = false;
+        end_request(engine, q, q->ending_reason, q->ending_code, q->ending_sentence);
+    }
 }
 
 void engine_cancel(struct engine *engine, struct client *client, uint64_t id)
@@ -227,6 +259,7 @@ void engine_cancel(struct engine *engine, struct client *client, uint64_t id)
 
 void engine_drop_client(struct engine *engine, struct client *client)
 {
+    assert(!engine->step.is_on);
     client->broken = true; /* nothing is posted any more */
     while (client->requests)
         end_request(engine, client->requests, IPC_REASON_CANCELLED, IPC_CODE_OK, "");
@@ -279,6 +312,26 @@ void engine_expire(struct engine *engine)
                 end_request(engine, q, IPC_REASON_CANCELLED, IPC_CODE_DEADLINE,
                             "The deadline passed before the answer was complete.");
         }
+}
+
+void engine_figures(const struct engine *engine, struct figures *ret)
+{
+    const struct engine *e = engine;
+    *ret = (struct figures){.uptime_us = engine_now_us() - e->started_us,
+                            .clients = e->policy->n_connections};
+    if (!e->model)
+        return;
+    struct figures_model *m = &ret->models[ret->n_models++];
+    snprintf(m->name, sizeof m->name, "%s", model_name(e->model));
+    m->running = sched_n_running(e->sched);
+    m->waiting = sched_n_waiting(e->sched);
+    m->sequences_max = e->options->sequences;
+    m->kv_pages = mm_kv_n_pages(e->kv);
+    m->kv_pages_cached = prefix_n_idle(e->prefix);
+    m->kv_pages_used = m->kv_pages - mm_kv_n_free(e->kv) - m->kv_pages_cached;
+    m->kv_pages_reserved = sched_pages_reserved(e->sched);
+    m->page_len = OPS_KV_PAGE;
+    m->counters = e->totals;
 }
 
 void engine_finish_if_done(struct engine *engine, struct request *request)

@@ -1,12 +1,13 @@
 /* The engine: all model state, owned by one thread.
  *
  * Requests come in (engine_submit) and are computed in steps (engine_step): admit, plan, compute,
- * sample, hand out. Between two steps the caller looks at the rings, so that a cancel or a death
- * takes effect by the next step. */
+ * sample, hand out. Between two steps, and between two layers of one, the caller looks at the rings:
+ * a cancel, a death or a deadline takes effect within a layer. */
 #ifndef QUERN_SVC_ENGINE_H
 #define QUERN_SVC_ENGINE_H
 
 #include "svc/client.h"
+#include "svc/figures.h"
 #include "svc/model/forward.h"
 #include "svc/options.h"
 #include "svc/prefix.h"
@@ -14,18 +15,16 @@
 #include "svc/request.h"
 #include "svc/sampler.h"
 
-struct engine_totals { /* since the start */
-    uint64_t n_requests, n_finished, n_cancelled, n_failed;
-    uint64_t n_prompt_tokens, n_cached_tokens, n_generated_tokens;
-    uint64_t n_steps, step_us, n_set_back;
-};
-
 /* What happens to requests that come in. */
 enum engine_hold {
     ENGINE_OPEN,   /* they are computed */
     ENGINE_HELD,   /* they wait, as while the model is loading: it is about to be replaced */
     ENGINE_CLOSED, /* they are refused: the service is about to stop */
 };
+
+/* Computing that may be given up for newcomers: a tenth of what long chunks take, saved up to this
+ * much, so that a stream of short requests cannot keep a long prompt from getting on. */
+#define ENGINE_SPARE_US UINT64_C(500000)
 
 struct engine {
     const struct options *options;
@@ -45,7 +44,20 @@ struct engine {
     uint32_t n_logit_rows;
     struct forward_span *spans; /* (sequences) of the step */
     struct engine_row *rows;    /* (sequences) of the step: what each span is */
-    struct engine_totals totals;
+    struct figures_counters totals;
+    /* Between two layers of a step, where not NULL: the owner looks at rings and sockets. It may
+     * call engine_submit, _cancel, _expire and _pump; a request that ends so while it is being
+     * computed ends with the step. */
+    void (*look)(void *arg);
+    void *look_arg;
+    struct {
+        bool is_on; /* spans and rows are being computed */
+        size_t n;   /* of them */
+        uint64_t start_us, looked_us;
+        bool is_cut; /* long spans were dropped for a newcomer */
+    } step;
+    uint64_t spare_us;      /* of computing that may be given up for newcomers */
+    struct request *ending; /* list, by next_ending */
     enum engine_hold hold;
     uint64_t started_us;
 };
@@ -68,11 +80,11 @@ void engine_unload(struct engine *engine);
 /* Takes over a request that ipc_session_take returned (not a cancel). */
 void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken);
 
-/* While the model is loading: tells those who wait how far it is; then prepares what came in. */
 /* After the load, until it returns 0 or an error: whether all memory that was promised has come. 1: it
  * is on its way still; -ENOMEM with a sentence: it has not, and nothing can be computed. */
 int engine_settle(struct engine *engine, char *why, size_t why_size);
 
+/* While the model is loading: tells those who wait how far it is; then prepares what came in. */
 void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total);
 void engine_loaded(struct engine *engine);
 
@@ -92,6 +104,9 @@ bool engine_is_idle(const struct engine *engine);
 /* Hands out what a client has made room for. */
 void engine_pump(struct engine *engine, struct client *client);
 
+/* After a step: ends what was to end while it was computed. */
+void engine_end_pending(struct engine *engine);
+
 /* Hands out the end of a request that is done (and frees it where there is room). */
 void engine_finish_if_done(struct engine *engine, struct request *request);
 
@@ -104,6 +119,9 @@ bool engine_step(struct engine *engine);
 /* When a deadline needs a look, in µs of the monotonic clock; 0: never. */
 uint64_t engine_next_deadline(const struct engine *engine);
 void engine_expire(struct engine *engine);
+
+/* A snapshot of all figures, for the engine's own thread: some µs, and a walk over the KV pages. */
+void engine_figures(const struct engine *engine, struct figures *ret);
 
 uint64_t engine_now_us(void); /* CLOCK_MONOTONIC */
 

@@ -17,8 +17,11 @@ enum {
 int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
                 const struct client_list *clients, char *why, size_t why_size)
 {
-    struct engine e = {
-        .options = options, .policy = policy, .clients = clients, .started_us = engine_now_us()};
+    struct engine e = {.options = options,
+                       .policy = policy,
+                       .clients = clients,
+                       .started_us = engine_now_us(),
+                       .spare_us = ENGINE_SPARE_US};
     struct ops_pool_options pool = {.n_threads = options->threads};
     int r = ops_pool_new(&e.pool, &pool);
     if (r < 0) {

@@ -32,6 +32,13 @@ struct request {
     enum sched_class class_;
     uint64_t queued_tokens; /* counted by policy_queue, until its first admission */
 
+    /* An end that came from outside while a step was computing: it takes effect with the step. */
+    bool is_ending;
+    enum ipc_reason ending_reason;
+    enum ipc_code ending_code;
+    const char *ending_sentence;
+    struct request *next_ending; /* of the engine's list */
+
     struct ipc_event_record final; /* u.final is filled in as things become known */
     char sentence[IPC_SENTENCE_MAX];
     uint64_t taken_us, started_us, first_token_us, deadline_us; /* 0: not yet, none */

@@ -11,6 +11,8 @@ enum {
     /* With nobody decoding a step may take this many gaps: a larger chunk is cheaper a row, and
      * newcomers and cancels still get in soon. */
     ALONE_GAPS = 2,
+    /* Beside a short prompt a step takes at most so many times what that would take alone. */
+    SHORT_TIMES = 2,
 };
 
 struct rank {
@@ -243,6 +245,18 @@ static struct sched_entry *parked_of(const struct sched *s, const struct sched_u
     return NULL;
 }
 
+bool sched_short_waits(struct sched *sched, uint64_t now_us)
+{
+    struct sched *s = sched;
+    sort_queue(s, now_us);
+    for (uint32_t i = 0; i < s->n_waiting; i++) {
+        const struct sched_entry *e = s->waiting[i];
+        if (!e->parked && !sched_waits_for_share(s, e))
+            return fits(s, e) && e->n_known - e->n_done <= SCHED_SHORT_ROWS;
+    }
+    return false;
+}
+
 struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
                                 struct sched_entry **ret_victim)
 {
@@ -294,14 +308,17 @@ static uint32_t rows_left(const struct sched_entry *e)
 
 /* Prefill rows that let the step end within the target: the token gap, or twice a plain step where
  * that is more. */
-static uint32_t chunk_rows(const struct sched *s, bool alone)
+static uint32_t chunk_rows(const struct sched *s, bool alone, uint32_t n_short_rows)
 {
     if (!(s->per_row_us > 0))
         return CHUNK_FIRST < s->o.chunk_max ? CHUNK_FIRST : s->o.chunk_max;
     double gap = (double)s->o.token_gap_us;
     if (gap < 2 * s->plain_us)
         gap = 2 * s->plain_us;
-    if (alone)
+    const double short_us = s->plain_us + s->per_row_us * n_short_rows;
+    if (n_short_rows > 0 && gap > SHORT_TIMES * short_us)
+        gap = SHORT_TIMES * short_us;
+    else if (alone)
         gap *= ALONE_GAPS;
     double rows = (gap - s->plain_us) / s->per_row_us;
     if (rows >= s->o.chunk_max)
@@ -347,11 +364,18 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
         if (rows_left(s->running[i]) == 1)
             s->items[s->n_items++] = (struct sched_item){.entry = s->running[i], .n_rows = 1};
     size_t n_plain = s->n_items;
-    for (uint32_t i = 0; i < s->n_running; i++)
-        if (rows_left(s->running[i]) > 1)
-            s->items[s->n_items++] = (struct sched_item){.entry = s->running[i]};
+    uint32_t n_short_rows = 0;
+    bool has_long = false;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const uint32_t left = rows_left(s->running[i]);
+        if (left <= 1)
+            continue;
+        s->items[s->n_items++] = (struct sched_item){.entry = s->running[i]};
+        has_long = has_long || left > SCHED_SHORT_ROWS;
+        n_short_rows += left <= SCHED_SHORT_ROWS ? left : 0;
+    }
     if (s->n_items > n_plain) {
-        share_chunk(s, n_plain, chunk_rows(s, n_plain == 0));
+        share_chunk(s, n_plain, chunk_rows(s, n_plain == 0, has_long ? n_short_rows : 0));
         s->turn++;
         size_t n = n_plain;
         for (size_t i = n_plain; i < s->n_items; i++)
@@ -363,7 +387,15 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
     return s->n_items;
 }
 
-void sched_step_done(struct sched *sched, uint64_t step_us)
+uint64_t sched_estimate_step(const struct sched *sched)
+{
+    uint32_t n_prefill = 0;
+    for (size_t i = 0; i < sched->n_items; i++)
+        n_prefill += sched->items[i].n_rows > 1 ? sched->items[i].n_rows : 0;
+    return (uint64_t)(sched->plain_us + sched->per_row_us * n_prefill);
+}
+
+void sched_step_done(struct sched *sched, uint64_t step_us, bool complete)
 {
     struct sched *s = sched;
     uint32_t n_plain = 0, n_prefill = 0;
@@ -377,6 +409,8 @@ void sched_step_done(struct sched *sched, uint64_t step_us)
             n_prefill += rows;
     }
     s->n_items = 0;
+    if (!complete)
+        return;
     double us = (double)step_us;
     if (n_prefill == 0 && n_plain > 0) {
         s->plain_us = s->plain_us > 0 ? s->plain_us + LEARN * (us - s->plain_us) : us;

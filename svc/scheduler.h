@@ -14,7 +14,8 @@
  *     set back for anybody.
  *   - Every runnable entry that has one token to compute gets its row in every step. The others
  *     share a chunk, equal parts first, so that a short prompt is not held up by a long one. The
- *     chunk is as large as lets a step end within the token gap, by the measured cost of a row. */
+ *     chunk is as large as lets a step end within the token gap, by the measured cost of a row;
+ *     beside a short prompt, whose first token comes with the step, it is a small one. */
 #ifndef QUERN_SVC_SCHEDULER_H
 #define QUERN_SVC_SCHEDULER_H
 
@@ -23,6 +24,9 @@
 #include <stdint.h>
 
 #define SCHED_AGING_US UINT64_C(10000000)
+
+/* A prompt of so many rows left is short: it takes about as long as reading the weights once. */
+#define SCHED_SHORT_ROWS 64u
 
 enum sched_class { SCHED_INTERACTIVE, SCHED_NORMAL, SCHED_BATCH };
 enum sched_state { SCHED_NONE, SCHED_WAITING, SCHED_RUNNING };
@@ -94,8 +98,16 @@ struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
 /* The next step: *ret_items, valid until the next call. The result is their number. */
 size_t sched_plan(struct sched *sched, const struct sched_item **ret_items);
 
-/* The step that was planned last took step_us. Charges users and learns costs. */
-void sched_step_done(struct sched *sched, uint64_t step_us);
+/* The step that was planned last took step_us. Charges users and, where all of it was computed,
+ * learns costs. */
+void sched_step_done(struct sched *sched, uint64_t step_us, bool complete);
+
+/* Whether the next to be admitted fits beside what runs and has a short prompt: it is worth giving
+ * up a long chunk for (see SCHED_SHORT_ROWS). */
+bool sched_short_waits(struct sched *sched, uint64_t now_us);
+
+/* What the step that was planned last should take, in µs; 0 before anything was measured. */
+uint64_t sched_estimate_step(const struct sched *sched);
 
 /* Another target from the next step on. */
 void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us);

@@ -28,7 +28,8 @@ struct sequence {
     struct sampler_history *history;
     struct text_stream stream;
     struct stop *stop;
-    uint32_t drawn; /* of the step that just ended */
+    uint64_t last_token_us; /* 0: none yet */
+    uint32_t drawn;         /* of the step that just ended */
     float logprob;
     int draw_error;
 

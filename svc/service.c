@@ -27,6 +27,7 @@ enum {
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
     MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
     REST_GRACE_MS = 2000,   /* without work before the watchdog is disarmed */
+    LOOKS_BEFORE_WATCH = 8, /* inside a step: it is a long one */
     STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
@@ -55,6 +56,7 @@ struct service {
     uint64_t n_accepted;      /* numbers the clients */
     uint32_t n_uncounted;     /* clients that get a refusal, or have got it */
     uint32_t n_steps;         /* since the last rest */
+    uint32_t n_looks;         /* inside the step */
     uint8_t *input;           /* one request's bytes */
     size_t input_max;
     int epoll_fd, signal_fd;
@@ -419,11 +421,24 @@ static int sleep_ms(const struct service *s, int longest)
 static bool step(struct service *s)
 {
     s->ring_next = s->clients.busy;
+    s->n_looks = 0;
     ops_pool_set_aside(s->engine.pool, ring_one, s);
     bool stepped = engine_step(&s->engine);
     ops_pool_set_aside(s->engine.pool, NULL, NULL);
     ring_the_rest(s); /* without a step: all of them */
     return stepped;
+}
+
+/* Inside a step, between two layers: what came in counts now. Clients that broke are closed after
+ * the step. */
+static void look_inside(void *arg)
+{
+    struct service *s = arg;
+    if (watcher_saw(&s->watcher))
+        look_at_sockets(s, 0);
+    if (++s->n_looks > LOOKS_BEFORE_WATCH)
+        watcher_watch(&s->watcher);
+    poll_clients(s);
 }
 
 /* Sleeps until something happens or is due. Every ring is armed. */
@@ -676,6 +691,8 @@ int service_run(struct options *options, int argc, char **argv)
         r = open_descriptors(&s, why, sizeof why);
     if (r == 0)
         r = engine_init(&s.engine, options, &s.policy, &s.clients, why, sizeof why);
+    s.engine.look = look_inside;
+    s.engine.look_arg = &s;
     if (r < 0) {
         journal_log(JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
         s.code = EXIT_MACHINE;

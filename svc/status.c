@@ -79,7 +79,7 @@ static void cache_lines(FILE *f, const struct engine *e)
 char *status_text(const struct engine *engine, size_t *ret_n)
 {
     const struct engine *e = engine;
-    const struct engine_totals *t = &e->totals;
+    const struct figures_counters *t = &e->totals;
     char *text = NULL;
     FILE *f = open_memstream(&text, ret_n);
     if (!f)
@@ -115,6 +115,11 @@ char *status_text(const struct engine *engine, size_t *ret_n)
     count(f, "total_steps", t->n_steps);
     count(f, "total_step_us", t->step_us);
     count(f, "total_set_back", t->n_set_back);
+    count(f, "total_cut_short", t->n_cut_short);
+    count(f, "total_rows", t->n_rows);
+    count(f, "total_plan_us", t->plan_us);
+    count(f, "total_sample_us", t->sample_us);
+    count(f, "total_hand_out_us", t->hand_out_us);
     return fclose(f) == 0 ? text : NULL;
 }
 

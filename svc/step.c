@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const uint64_t LOOK_US = 500; /* between two looks inside a step */
+
 /* ---- pages --------------------------------------------------------------------------------- */
 
 static void drop_pages(struct engine *e, struct sequence *s)
@@ -85,16 +87,57 @@ static bool computes_the_same(const struct engine *e, const struct sequence *oth
                    OPS_KV_PAGE * sizeof *s->tokens);
 }
 
+/* Parallel samples differ only after the prompt. Whoever of them has computed it lends the others
+ * its full pages and a copy of the last one, which each will write to; what is left to them is the
+ * last row of the prompt, whose logits they draw from. */
+static void take_from_sibling(struct engine *e, struct sequence *s)
+{
+    const struct request *q = s->request;
+    const uint32_t last = s->n_prompt - 1;
+    const struct sequence *from = NULL;
+    if (sequence_n_output(s) > 0 || s->scores || s->sched.n_done >= last)
+        return;
+    for (uint32_t i = 0; i < q->n_sequences && !from; i++)
+        if (q->sequences[i] && q->sequences[i] != s && q->sequences[i]->sched.n_done >= last)
+            from = q->sequences[i];
+    if (!from)
+        return;
+    drop_pages(e, s);
+    for (uint32_t i = 0; i < last / OPS_KV_PAGE; i++) {
+        mm_kv_ref(e->kv, from->pages[i]);
+        s->pages[s->n_pages++] = from->pages[i];
+    }
+    s->sched.n_done = s->n_pages * OPS_KV_PAGE;
+    if (s->sched.n_done == last)
+        return;
+    uint32_t page = prefix_take_page(e->prefix);
+    if (page == MM_KV_NONE)
+        return;
+    mm_kv_copy(e->kv, page, from->pages[s->n_pages]);
+    s->pages[s->n_pages++] = page;
+    s->sched.n_done = last;
+}
+
+/* Whether `other`, of the same request, is on its way through the prompt, ahead of s. */
+static bool leads(const struct sequence *other, const struct sequence *s)
+{
+    return other->request == s->request && !s->scores && !other->sched.parked &&
+           !other->sched.held && sequence_n_output(s) == 0 && sequence_n_output(other) == 0 &&
+           other->sched.n_done >= s->sched.n_done && s->sched.n_done + 1 < s->n_prompt;
+}
+
 static void use_common_prefixes(struct engine *e)
 {
     for (uint32_t i = 0; i < sched_n_running(e->sched); i++) {
         struct sequence *s = (struct sequence *)sched_running(e->sched, i);
         s->sched.held = false;
         extend_from_cache(e, s);
-        if (!at_page_start(s))
-            continue;
-        for (uint32_t j = 0; j < i && !s->sched.held; j++)
-            s->sched.held = computes_the_same(e, (struct sequence *)sched_running(e->sched, j), s);
+        if (s->request->n_sequences > 1 && s->request->r.op == IPC_OP_GENERATE)
+            take_from_sibling(e, s);
+        for (uint32_t j = 0; j < i && !s->sched.held; j++) {
+            const struct sequence *other = (struct sequence *)sched_running(e->sched, j);
+            s->sched.held = leads(other, s) || (at_page_start(s) && computes_the_same(e, other, s));
+        }
     }
 }
 
@@ -147,6 +190,7 @@ static void admit(struct engine *e, uint64_t now_us)
         struct request *q = ((struct sequence *)entry)->request;
         if (!q->started_us)
             q->started_us = now_us;
+        q->queue_position = UINT32_MAX; /* set back, it hears of its place again */
         policy_unqueue(q->client->account, &q->queued_tokens);
     }
     if (!changed && sched_n_waiting(e->sched) == 0)
@@ -354,11 +398,15 @@ static void take_result(struct engine *e, struct forward_span *span, struct engi
     if (s->hidden)
         embedding_add(s, span, model_shape(e->model)->d_model);
     s->sched.n_done += span->n_tokens;
+    e->totals.n_rows += span->n_tokens;
     share_full_pages(e, s, n_before);
     if (row->draws) {
         enum ipc_reason reason = IPC_REASON_DONE;
         if (!q->first_token_us)
             q->first_token_us = now_us;
+        if (s->last_token_us)
+            figures_note(&e->totals.token_gap, now_us - s->last_token_us);
+        s->last_token_us = now_us;
         e->totals.n_generated_tokens++;
         if (s->scores)
             echo_scores(s);
@@ -400,6 +448,63 @@ bool engine_is_runnable(const struct engine *engine)
     return false;
 }
 
+/* ---- between two layers -------------------------------------------------------------------- */
+
+/* Whether long spans should make way for a short prompt that could be admitted now. */
+static bool makes_way(const struct engine *e, uint64_t now_us)
+{
+    const uint64_t elapsed_us = now_us - e->step.start_us;
+    const uint64_t short_us = sched_estimate_prefill(e->sched, SCHED_SHORT_ROWS);
+    return !e->step.is_cut && sched_n_waiting(e->sched) > 0 && elapsed_us <= e->spare_us &&
+           sched_estimate_step(e->sched) > elapsed_us + short_us &&
+           sched_short_waits(e->sched, now_us);
+}
+
+static void look(void *arg)
+{
+    struct engine *e = arg;
+    const uint64_t now_us = engine_now_us();
+    if (!e->look || now_us - e->step.looked_us < LOOK_US)
+        return;
+    e->step.looked_us = now_us;
+    e->look(e->look_arg);
+    const bool cut = makes_way(e, now_us);
+    for (size_t i = 0; i < e->step.n; i++) {
+        const struct request *q = e->rows[i].request;
+        const bool is_over =
+            q->is_ending || q->client->broken || (q->deadline_us && now_us >= q->deadline_us);
+        if (is_over || (cut && e->spans[i].n_tokens > SCHED_SHORT_ROWS))
+            e->spans[i].error = -ECANCELED;
+    }
+    if (cut) {
+        e->step.is_cut = true;
+        e->spare_us -= now_us - e->step.start_us;
+        e->totals.n_cut_short++;
+    }
+}
+
+/* ---- the step ------------------------------------------------------------------------------ */
+
+static void note_step(struct engine *e, uint64_t planned_us, uint64_t computed_us, uint64_t now_us)
+{
+    const uint64_t start_us = e->step.start_us;
+    bool complete = true, has_long = false;
+    for (size_t i = 0; i < e->step.n; i++) {
+        complete = complete && e->spans[i].error != -ECANCELED;
+        has_long = has_long || e->spans[i].n_tokens > SCHED_SHORT_ROWS;
+    }
+    sched_step_done(e->sched, now_us - start_us, complete);
+    if (complete && has_long) {
+        e->spare_us += (now_us - start_us) / 10;
+        e->spare_us = e->spare_us < ENGINE_SPARE_US ? e->spare_us : ENGINE_SPARE_US;
+    }
+    e->totals.n_steps++;
+    e->totals.step_us += now_us - start_us;
+    e->totals.plan_us += planned_us - start_us;
+    e->totals.sample_us += now_us - computed_us;
+    figures_note(&e->totals.step, now_us - start_us);
+}
+
 bool engine_step(struct engine *engine)
 {
     struct engine *e = engine;
@@ -411,18 +516,26 @@ bool engine_step(struct engine *engine)
     size_t n = make_batch(e);
     if (n == 0)
         return false;
-    forward_run(e->forward, e->spans, n, NULL);
+    const struct forward_watch watch = {look, e};
+    const uint64_t planned = engine_now_us();
+    e->step.is_on = true;
+    e->step.is_cut = false;
+    e->step.n = n;
+    e->step.start_us = start;
+    e->step.looked_us = planned;
+    forward_run(e->forward, e->spans, n, &watch);
+    const uint64_t computed = engine_now_us();
     ops_pool_run(e->pool, n, 1, sample_task, e);
-    uint64_t now = engine_now_us();
-    sched_step_done(e->sched, now - start);
-    e->totals.n_steps++;
-    e->totals.step_us += now - start;
+    e->step.is_on = false;
+    const uint64_t now = engine_now_us();
+    note_step(e, planned, computed, now);
 
     /* A request that fails takes its other sequences along: each row is looked up again. */
     for (size_t i = 0; i < n; i++) {
         struct engine_row *row = &e->rows[i];
         struct request *q = row->request;
-        if (!q->is_done && q->sequences[row->sample] == row->sequence)
+        if (!q->is_done && !q->is_ending && e->spans[i].error != -ECANCELED &&
+            q->sequences[row->sample] == row->sequence)
             take_result(e, &e->spans[i], row, now);
     }
     for (size_t i = 0; i < n; i++) {
@@ -433,5 +546,7 @@ bool engine_step(struct engine *engine)
         if (q && q->is_done)
             engine_finish_if_done(e, q);
     }
+    engine_end_pending(e);
+    e->totals.hand_out_us += engine_now_us() - now;
     return true;
 }
