@@ -237,12 +237,28 @@ void gguf_writer_data(struct gguf_writer *writer, const void *data, size_t lengt
     }
 }
 
+void gguf_writer_hole(struct gguf_writer *writer)
+{
+    if (!writer->started)
+        start_data(writer);
+    assert(writer->error || writer->tensor < writer->n_tensors);
+    if (writer->error)
+        return;
+    uint64_t end = (writer->tensor_bytes[writer->tensor] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    if (fseeko(writer->file, (off_t)(end - writer->tensor_done), SEEK_CUR))
+        writer->error = -errno;
+    writer->tensor++;
+    writer->tensor_done = 0;
+}
+
 int gguf_writer_finish(struct gguf_writer *writer, char *why, size_t why_size)
 {
     if (!writer->started)
         start_data(writer);
     assert(writer->error || writer->tensor == writer->n_tensors);
-    if (!writer->error && (fflush(writer->file) || fsync(fileno(writer->file))))
+    if (!writer->error &&
+        (fflush(writer->file) || ftruncate(fileno(writer->file), ftello(writer->file)) ||
+         fsync(fileno(writer->file))))
         writer->error = -errno;
     if (!writer->error && rename(writer->temporary, writer->path) < 0)
         writer->error = -errno;

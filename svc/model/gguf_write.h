@@ -36,6 +36,9 @@ void gguf_writer_tensor(struct gguf_writer *writer, const char *name, size_t nam
  * first call writes the metadata. */
 void gguf_writer_data(struct gguf_writer *writer, const void *data, size_t length);
 
+/* Leaves the rest of the current tensor's data a hole in the file, which reads as zeros. */
+void gguf_writer_hole(struct gguf_writer *writer);
+
 /* Completes the file: every tensor must be full. Returns 0 or the first error, with a sentence. */
 int gguf_writer_finish(struct gguf_writer *writer, char *why, size_t why_size);
 

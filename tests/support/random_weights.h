@@ -15,4 +15,9 @@ size_t random_weights_row_bytes(enum ops_type type, size_t n_cols);
 void random_weights_fill(enum ops_type type, size_t n_rows, size_t n_cols, uint64_t *state,
                          void *dst);
 
+/* The same with values of mean near 0 and this standard deviation, for weights of a model: the
+ * quantized parts stay random, all scales are nearly equal. Only quantized types. */
+void random_weights_fill_std(enum ops_type type, size_t n_rows, size_t n_cols, double std,
+                             uint64_t *state, void *dst);
+
 #endif

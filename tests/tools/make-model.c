@@ -2,10 +2,14 @@
  *
  * The weights are well conditioned: every matrix has the standard deviation 1/sqrt(inputs), so that
  * activations stay near 1, biases are there, norms vary around 1. A tensor's values depend on the
- * seed and its name alone, so that a model with fewer layers is the beginning of one with more. */
+ * seed and its name alone, so that a model with fewer layers is the beginning of one with more.
+ * F32, F16, BF16 and Q8_0 are encoded values; the other types get random blocks, in which every bit
+ * pattern occurs (and scales that are denormal in F16: no model to measure speed on). */
 #define _GNU_SOURCE /* asprintf */
 #include "svc/model/encode.h"
 #include "svc/model/gguf_write.h"
+#include "tests/support/mixture.h"
+#include "tests/support/random_weights.h"
 #include "tests/support/vocabulary.h"
 
 #include <errno.h>
@@ -15,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 struct shape {
     const char *name;
@@ -39,6 +44,10 @@ static const struct shape shapes[] = {
 struct job {
     struct shape shape;
     enum ops_type type;
+    bool mixed; /* by `mixture` in place of `type` */
+    enum mixture mixture;
+    bool empty;      /* weights are a hole in the file: all zero */
+    double key_bias; /* standard deviation */
     uint64_t seed;
     double yarn_factor; /* 0: no RoPE scaling */
     uint32_t yarn_original;
@@ -53,7 +62,10 @@ struct job {
 static const char usage[] =
     "usage: make-model [options] OUT.gguf\n"
     "  --shape NAME     tiny|tiny-moe|0.5b|1.5b|7b|57b-a14b|1.5-moe|72b (tiny)\n"
-    "  --type T         f32|f16|bf16|q8_0 of the matrices (q8_0)\n"
+    "  --type T         of the matrices (q8_0): any that quern computes\n"
+    "  --mix NAME       types as llama.cpp's quantizer mixes them, q4_k_m for one\n"
+    "  --empty          no weights: a file with a hole, for inspect\n"
+    "  --key-bias STD   of attn_k.bias (0.5)\n"
     "  --seed N         of the random weights (1)\n"
     "  --vocab FILE     compact vocabulary, with --merges N of its merges (default: bytes only)\n"
     "  --layers N --d-model N --ff N --heads N --kv-heads N --head-dim N --n-vocab N --context N\n"
@@ -103,6 +115,13 @@ static void declare(struct job *job, const char *name, enum ops_type type, uint3
     gguf_writer_tensor(job->writer, name, strlen(name), type, n_dims, dims);
 }
 
+/* Whether rows of the type come from values, by the service's own encoder. */
+static bool is_encoded(enum ops_type type)
+{
+    enum ops_type same;
+    return model_encode_type(ops_type_info(type)->name, &same);
+}
+
 static void fill(struct job *job, const char *name, enum ops_type type, uint32_t n_dims,
                  const uint64_t *dims, double mean, double std)
 {
@@ -116,10 +135,18 @@ static void fill(struct job *job, const char *name, enum ops_type type, uint32_t
         fprintf(stderr, "make-model: no memory for a row of %s\n", name);
         exit(70);
     }
+    if (job->empty) {
+        gguf_writer_hole(job->writer);
+        n_rows = 0;
+    }
     for (uint64_t r = 0; r < n_rows; r++) {
-        for (uint64_t i = 0; i < n; i++)
-            x[i] = (float)mean + (float)std * next_normal(&state);
-        model_encode_row(type, x, n, row);
+        if (is_encoded(type)) {
+            for (uint64_t i = 0; i < n; i++)
+                x[i] = (float)mean + (float)std * next_normal(&state);
+            model_encode_row(type, x, n, row);
+        } else {
+            random_weights_fill_std(type, 1, n, std, &state, row);
+        }
         gguf_writer_data(job->writer, row, n / info->block_len * info->block_bytes);
     }
     free(x);
@@ -134,13 +161,33 @@ static void vector(struct job *job, tensor_fn *fn, const char *prefix, const cha
     fn(job, full, OPS_F32, 1, (uint64_t[]){n}, mean, std);
 }
 
+static enum ops_type matrix_type(const struct job *job, const char *prefix, const char *name,
+                                 uint32_t n_cols)
+{
+    const struct shape *s = &job->shape;
+    struct mixture_place place = {.tensor = name,
+                                  .n_layers = s->n_layers,
+                                  .n_gqa = s->n_heads / s->n_kv_heads,
+                                  .n_cols = n_cols,
+                                  .tied = s->tied};
+    if (*prefix)
+        place.layer = (uint32_t)strtoul(prefix + strlen("blk."), NULL, 10);
+    return job->mixed ? mixture_type(job->mixture, &place) : job->type;
+}
+
 /* n_matrices 0 means a plain matrix of two dimensions. */
 static void matrix(struct job *job, tensor_fn *fn, const char *prefix, const char *name,
                    uint32_t n_in, uint32_t n_out, uint32_t n_matrices, double std)
 {
     char full[128];
+    enum ops_type type = matrix_type(job, prefix, name, n_in);
+    if (n_in % ops_type_info(type)->block_len) {
+        fprintf(stderr, "make-model: rows of %s%s have %u values, no whole blocks of %s\n", prefix,
+                name, n_in, ops_type_name(type));
+        exit(64);
+    }
     snprintf(full, sizeof full, "%s%s", prefix, name);
-    fn(job, full, job->type, n_matrices ? 3 : 2, (uint64_t[]){n_in, n_out, n_matrices}, 0, std);
+    fn(job, full, type, n_matrices ? 3 : 2, (uint64_t[]){n_in, n_out, n_matrices}, 0, std);
 }
 
 static void walk_moe(struct job *job, tensor_fn *fn, const char *prefix)
@@ -172,7 +219,7 @@ static void walk_layer(struct job *job, tensor_fn *fn, uint32_t layer)
     matrix(job, fn, prefix, "attn_q.weight", s->d_model, d_q, 0, in);
     vector(job, fn, prefix, "attn_q.bias", d_q, 0, 0.5);
     matrix(job, fn, prefix, "attn_k.weight", s->d_model, d_kv, 0, in);
-    vector(job, fn, prefix, "attn_k.bias", d_kv, 0, 0.5);
+    vector(job, fn, prefix, "attn_k.bias", d_kv, 0, job->key_bias);
     matrix(job, fn, prefix, "attn_v.weight", s->d_model, d_kv, 0, in);
     vector(job, fn, prefix, "attn_v.bias", d_kv, 0, 0.1);
     matrix(job, fn, prefix, "attn_output.weight", d_q, s->d_model, 0, 1 / sqrt(d_q));
@@ -258,6 +305,9 @@ static void write_metadata(struct job *job)
 enum option_id {
     OPT_SHAPE = 1,
     OPT_TYPE,
+    OPT_MIX,
+    OPT_EMPTY,
+    OPT_KEY_BIAS,
     OPT_SEED,
     OPT_VOCAB,
     OPT_TIED,
@@ -270,6 +320,9 @@ enum option_id {
 static const struct option options[] = {
     {"shape", required_argument, NULL, OPT_SHAPE},
     {"type", required_argument, NULL, OPT_TYPE},
+    {"mix", required_argument, NULL, OPT_MIX},
+    {"empty", no_argument, NULL, OPT_EMPTY},
+    {"key-bias", required_argument, NULL, OPT_KEY_BIAS},
     {"seed", required_argument, NULL, OPT_SEED},
     {"vocab", required_argument, NULL, OPT_VOCAB},
     {"tied", no_argument, NULL, OPT_TIED},
@@ -322,6 +375,16 @@ static void set_shape(struct shape *shape, const char *name)
     exit(64);
 }
 
+static bool find_type(const char *name, enum ops_type *ret)
+{
+    for (uint32_t i = 0; i <= OPS_BF16; i++)
+        if (ops_type_info(i) && strcasecmp(ops_type_info(i)->name, name) == 0) {
+            *ret = (enum ops_type)i;
+            return true;
+        }
+    return false;
+}
+
 /* --shape first, whatever its place, then the options that change it. */
 static const char *parse(struct job *job, int argc, char **argv)
 {
@@ -340,8 +403,14 @@ static const char *parse(struct job *job, int argc, char **argv)
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (c == '?')
             fail_usage();
-        else if (c == OPT_TYPE && !model_encode_type(optarg, &job->type))
+        else if (c == OPT_TYPE && !find_type(optarg, &job->type))
             fail_usage();
+        else if (c == OPT_MIX && !(job->mixed = mixture_find(optarg, &job->mixture)))
+            fail_usage();
+        else if (c == OPT_EMPTY)
+            job->empty = true;
+        else if (c == OPT_KEY_BIAS)
+            job->key_bias = strtod(optarg, NULL);
         else if (c == OPT_SEED)
             job->seed = number_of(optarg, UINT64_MAX);
         else if (c == OPT_VOCAB)
@@ -360,7 +429,7 @@ static const char *parse(struct job *job, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct job job = {.type = OPS_Q8_0, .seed = 1, .yarn_original = 32768};
+    struct job job = {.type = OPS_Q8_0, .seed = 1, .yarn_original = 32768, .key_bias = 0.5};
     const char *vocab = parse(&job, argc, argv);
     if (optind + 1 != argc)
         fail_usage();
