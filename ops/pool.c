@@ -59,6 +59,8 @@ struct ops_pool {
     void *arg;
     size_t n;
     size_t grain;
+    uint32_t deal; /* 0: in order; else the state of what draws the two below (ops_pool_deal) */
+    size_t deal_first, deal_step;
 
     _Alignas(64) atomic_size_t next;
     _Alignas(64) atomic_uint epoch;
@@ -129,12 +131,45 @@ static bool take_chunk(struct ops_pool *pool, size_t *begin, size_t *end)
     }
 }
 
+/* The same one grain at a time in the order begin, begin + step, begin + 2 · step, … modulo the
+ * number of grains, which step has no factor in common with. */
+static bool take_dealt(struct ops_pool *pool, size_t *begin, size_t *end)
+{
+    const size_t n_grains = (pool->n + pool->grain - 1) / pool->grain;
+    const size_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+
+    if (i >= n_grains)
+        return false;
+    *begin = (pool->deal_first + i * pool->deal_step) % n_grains * pool->grain;
+    *end = pool->n - *begin < pool->grain ? pool->n : *begin + pool->grain;
+    return true;
+}
+
 static void work(struct ops_pool *pool, unsigned thread)
 {
     size_t begin, end;
 
-    while (take_chunk(pool, &begin, &end))
+    while (pool->deal ? take_dealt(pool, &begin, &end) : take_chunk(pool, &begin, &end))
         pool->fn(pool->arg, begin, end, thread);
+}
+
+static size_t greatest_common_divisor(size_t a, size_t b)
+{
+    return b ? greatest_common_divisor(b, a % b) : a;
+}
+
+/* Another order for each region: a linear congruential generator draws first and step. */
+static void shuffle(struct ops_pool *pool)
+{
+    const size_t n_grains = (pool->n + pool->grain - 1) / pool->grain;
+
+    pool->deal = pool->deal * 1664525u + 1013904223u;
+    if (!pool->deal)
+        pool->deal = 1;
+    pool->deal_first = pool->deal >> 8;
+    pool->deal_step = (pool->deal >> 4) % n_grains;
+    while (greatest_common_divisor(pool->deal_step, n_grains) != 1)
+        pool->deal_step++;
 }
 
 /* Spins until *word differs from `seen` or the time is over; returns what it saw last. */
@@ -263,9 +298,9 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
         prepare_caller(pool);
     if (!grain)
         grain = 1;
-    if (pool->n_threads == 1 || n <= grain) {
-        if (pool->n_threads == 1)
-            step_aside(pool);
+    if (pool->n_threads == 1)
+        step_aside(pool);
+    if (n <= grain || (pool->n_threads == 1 && !pool->deal)) {
         if (n)
             fn(arg, 0, n, 0);
         return;
@@ -274,6 +309,8 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
     pool->arg = arg;
     pool->n = n;
     pool->grain = grain;
+    if (pool->deal)
+        shuffle(pool);
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     /* Publishes the region to join_region. */
     atomic_store_explicit(&pool->state, REGION_OPEN, memory_order_release);
@@ -281,9 +318,15 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
     atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->n_sleeping))
         futex_wake_all(&pool->epoch);
-    step_aside(pool);
+    if (pool->n_threads > 1)
+        step_aside(pool);
     work(pool, 0);
     close_region(pool);
+}
+
+void ops_pool_deal(struct ops_pool *pool, uint32_t seed)
+{
+    pool->deal = seed;
 }
 
 void ops_pool_set_aside(struct ops_pool *pool, ops_pool_aside_fn *fn, void *arg)

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct ops_pool;
 
@@ -42,5 +43,10 @@ void ops_pool_run(struct ops_pool *pool, size_t n, size_t grain, ops_pool_fn *fn
  * the region ends hardly later. NULL: nothing any more. fn must not call back into the pool. */
 typedef bool ops_pool_aside_fn(void *arg);
 void ops_pool_set_aside(struct ops_pool *pool, ops_pool_aside_fn *fn, void *arg);
+
+/* From now on every region is dealt one grain at a time, in an order drawn from `seed` (0: again as
+ * it comes). For tests: who computes a task, and when, cannot change its bits. Caller's thread,
+ * between regions. */
+void ops_pool_deal(struct ops_pool *pool, uint32_t seed);
 
 #endif

@@ -1,6 +1,6 @@
 /* Which type each tensor of a quantized file has: the mixtures that llama.cpp's quantizer makes of a
  * Qwen2 ("Q4_K_M"), without an importance matrix, and its fallbacks where 256 does not divide a
- * row. For generated models; checked against files of the yardstick by tests/tools/type-table.sh. */
+ * row, as when the official files were made (later releases take Q4_0 in place of IQ4_NL). */
 #ifndef QUERN_TESTS_SUPPORT_MIXTURE_H
 #define QUERN_TESTS_SUPPORT_MIXTURE_H
 

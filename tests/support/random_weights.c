@@ -110,10 +110,13 @@ static void set_scales(enum ops_type type, double d, uint8_t *block)
     memcpy(block + at, halves, ratio == 0.0 ? 2 : 4);
 }
 
-/* The standard deviation of values whose d is 1, from a sample. */
+/* The standard deviation of values whose d is 1, from a sample taken once. */
 static double unit_std(enum ops_type type)
 {
     enum { N_SAMPLE = 256 };
+    static double known[OPS_BF16 + 1];
+    if (known[type] > 0)
+        return known[type];
     const uint32_t len = ops_type_info(type)->block_len;
     uint64_t state = 1;
     double sum = 0, x[256];
@@ -126,7 +129,8 @@ static double unit_std(enum ops_type type)
         for (uint32_t k = 0; k < len; k++)
             sum += x[k] * x[k];
     }
-    return sqrt(sum / (N_SAMPLE * (double)len));
+    known[type] = sqrt(sum / (N_SAMPLE * (double)len));
+    return known[type];
 }
 
 void random_weights_fill_std(enum ops_type type, size_t n_rows, size_t n_cols, double std,
