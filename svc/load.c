@@ -139,6 +139,17 @@ static void say_image_done(int error, const char *sentence)
     journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
 }
 
+static struct ops_rope_options rope_of(const struct options *o)
+{
+    return (struct ops_rope_options){
+        .scaling = o->rope_scaling == OPTIONS_ROPE_YARN     ? OPS_ROPE_YARN
+                   : o->rope_scaling == OPTIONS_ROPE_LINEAR ? OPS_ROPE_LINEAR
+                                                            : OPS_ROPE_NONE,
+        .factor = o->rope_factor > 0 ? o->rope_factor : 1,
+        .original_context = o->rope_original,
+    };
+}
+
 int engine_load(struct engine *engine, size_t input_bytes_max,
                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
                 size_t why_size)
@@ -151,6 +162,8 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                                     .n_context = o->context,
                                     .n_context_max = CONTEXT_DEFAULT,
                                     .kv_type = o->kv_type,
+                                    .rope_override = o->rope_scaling != OPTIONS_ROPE_FILE,
+                                    .rope = rope_of(o),
                                     .image = o->image,
                                     .cache_folder = o->cache_folder,
                                     .store = o->store,

@@ -24,6 +24,7 @@ const char options_help[] =
     "  --context N               positions of a sequence (8192 or the model's)\n"
     "  --sequences N             computed at once (16)\n"
     "  --kv f32|f16|q8_0  --kv-bytes SIZE      cached keys and values (f16)\n"
+    "  --rope-scaling file|none|linear|yarn --rope-factor F --rope-original N\n"
     "  --huge-pages prefer|require|off         (prefer)\n"
     "  --image auto|off|FILE                   packed weights for the next start\n"
     "  --store auto|off|hugetlbfs|FOLDER       weights kept over a restart\n"
@@ -35,8 +36,7 @@ const char options_help[] =
     "  --policy FILE|off         limits of each user (/etc/quern/policy.conf)\n"
     "  --drain-s N  --exit-on-idle-s N         requests' time at a stop (0); end unused\n"
     "  --share-prefixes          users share cached prompts\n"
-    "  -v, --verbose             say more\n"
-    "  --help, --version\n"
+    "  -v, --verbose; --help, --version\n"
     "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";
 
 #define CONFIG_DEFAULT "/etc/quern/quern.conf"
@@ -45,6 +45,11 @@ static const struct option_word kv_words[] = {
     {"f32", OPS_KV_F32}, {"f16", OPS_KV_F16}, {"q8_0", OPS_KV_Q8_0}, {NULL, 0}};
 static const struct option_word huge_words[] = {
     {"prefer", MM_HUGE_PREFER}, {"require", MM_HUGE_REQUIRE}, {"off", MM_HUGE_OFF}, {NULL, 0}};
+static const struct option_word rope_words[] = {{"file", OPTIONS_ROPE_FILE},
+                                                {"none", OPTIONS_ROPE_NONE},
+                                                {"linear", OPTIONS_ROPE_LINEAR},
+                                                {"yarn", OPTIONS_ROPE_YARN},
+                                                {NULL, 0}};
 
 #define FIELD(f) .offset = offsetof(struct options, f)
 #define LIVE     .live = true
@@ -64,6 +69,9 @@ const struct option_row options_table[] = {
     {"kv-bytes", "memory", OPTION_SIZE, FIELD(kv_bytes)},
     {"image", "memory", OPTION_OFF, FIELD(image)},
     {"store", "memory", OPTION_OFF, FIELD(store)},
+    {"rope-scaling", "requests", OPTION_WORD, .words = rope_words, FIELD(rope_scaling)},
+    {"rope-factor", "requests", OPTION_REAL, .low = 1, .high = 1024, FIELD(rope_factor)},
+    {"rope-original", "requests", OPTION_NUMBER, .low = 1, .high = 1u << 24, FIELD(rope_original)},
     {"context", "requests", OPTION_NUMBER, .low = 64, .high = 1u << 20, FIELD(context)},
     {"sequences", "requests", OPTION_NUMBER, .low = 1, .high = 256, FIELD(sequences)},
     {"token-gap-ms", "requests", OPTION_NUMBER, LIVE, .low = 1, .high = 60000, FIELD(token_gap_ms)},
@@ -118,6 +126,20 @@ static int set_number(uint32_t *field, const struct option_row *row, const char 
         return -EINVAL;
     }
     *field = (uint32_t)value;
+    return 0;
+}
+
+static int set_real(double *field, const struct option_row *row, const char *text, char *why,
+                    size_t why_size)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (text[0] < '0' || text[0] > '9' || *end || !(value >= row->low && value <= row->high)) {
+        snprintf(why, why_size, "takes a number from %u to %u, such as 4.0, not \"%.40s\".",
+                 row->low, row->high, text);
+        return -EINVAL;
+    }
+    *field = value;
     return 0;
 }
 
@@ -184,6 +206,8 @@ int options_set(struct options *options, const struct option_row *row, const cha
         return keep_text(options, field, text);
     case OPTION_NUMBER:
         return set_number(field, row, text, why, why_size);
+    case OPTION_REAL:
+        return set_real(field, row, text, why, why_size);
     case OPTION_SIZE:
         return set_size(field, text, why, why_size);
     case OPTION_WORD:
@@ -198,6 +222,7 @@ int options_set(struct options *options, const struct option_row *row, const cha
 static size_t width_of(const struct option_row *row)
 {
     return row->kind == OPTION_SIZE   ? sizeof(uint64_t)
+           : row->kind == OPTION_REAL ? sizeof(double)
            : row->kind == OPTION_FLAG ? sizeof(bool)
                                       : sizeof(uint32_t);
 }
@@ -336,6 +361,23 @@ static int choose_config(struct options *o, int argc, char **argv, char *why, si
     return r;
 }
 
+/* A scaling needs its factor, and a factor its scaling. */
+static int check_rope(const struct options *o, char *why, size_t why_size)
+{
+    const bool scales =
+        o->rope_scaling == OPTIONS_ROPE_LINEAR || o->rope_scaling == OPTIONS_ROPE_YARN;
+    if (scales && o->rope_factor == 0) {
+        snprintf(why, why_size, "--rope-scaling needs --rope-factor, such as 4.");
+        return -EINVAL;
+    }
+    if (!scales && (o->rope_factor > 0 || o->rope_original)) {
+        snprintf(why, why_size, "--%s needs --rope-scaling yarn or linear.",
+                 o->rope_factor > 0 ? "rope-factor" : "rope-original");
+        return -EINVAL;
+    }
+    return 0;
+}
+
 int options_parse(struct options *ret, int argc, char **argv, char *why, size_t why_size)
 {
     struct options o = {
@@ -367,6 +409,8 @@ int options_parse(struct options *ret, int argc, char **argv, char *why, size_t 
                  config ? ", or name one in the configuration" : "");
         r = -EINVAL;
     }
+    if (r == 0)
+        r = check_rope(&o, why, why_size);
     if (r < 0) {
         options_done(&o);
         return -EINVAL;

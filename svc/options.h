@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum options_rope { OPTIONS_ROPE_FILE, OPTIONS_ROPE_NONE, OPTIONS_ROPE_LINEAR, OPTIONS_ROPE_YARN };
+
 struct option_text; /* a string that belongs to the options it was set in */
 
 struct options {
@@ -24,6 +26,9 @@ struct options {
     uint32_t threads;   /* 0: as many as affinity and cgroup allow */
     uint32_t context;   /* positions a sequence may have; 0: the smaller of the model's and 8,192 */
     enum ops_kv_type kv_type;
+    enum options_rope rope_scaling; /* in place of what the model file says */
+    double rope_factor;             /* 0: not given */
+    uint32_t rope_original;         /* trained length; 0: the file's context */
     enum mm_huge_policy huge_pages;
     const char *image;             /* packed image: "auto", a path, or NULL: none */
     const char *cache_folder;      /* for images that cannot lie beside the model; or NULL */
@@ -52,6 +57,7 @@ struct option_row {
         OPTION_TEXT,   /* const char * */
         OPTION_OFF,    /* const char *, "off" is NULL */
         OPTION_NUMBER, /* uint32_t, low … high */
+        OPTION_REAL,   /* double, low … high */
         OPTION_SIZE,   /* uint64_t, bytes */
         OPTION_WORD,   /* an enum, one of `words` */
         OPTION_FLAG,   /* bool: yes or no; without a value on the command line */

@@ -55,6 +55,13 @@ static void takes_what_the_help_says(void **state)
     assert_string_equal(o.store, "auto");
     assert_null(o.config);
     options_done(&o);
+    assert_int_equal(PARSE(&o, why, "--model", "m", "--rope-scaling", "yarn", "--rope-factor",
+                           "4.0", "--rope-original", "32768"),
+                     0);
+    assert_int_equal(o.rope_scaling, OPTIONS_ROPE_YARN);
+    assert_true(o.rope_factor == 4.0);
+    assert_int_equal(o.rope_original, 32768);
+    options_done(&o);
     assert_int_equal(PARSE(&o, why, "--help", "--config=off"), 0);
     assert_true(o.help);
     options_done(&o);
@@ -72,6 +79,11 @@ static void names_each_mistake(void **state)
         {{"--model", "m", "--threads", "4294967297", NULL}, "--threads"},
         {{"--model", "m", "--threads", "2x", NULL}, "\"2x\""},
         {{"--model", "m", "--kv", "f8", NULL}, "f32, f16, q8_0"},
+        {{"--model", "m", "--rope-scaling", "yarn", NULL}, "needs --rope-factor"},
+        {{"--model", "m", "--rope-factor", "4", NULL}, "--rope-factor needs --rope-scaling"},
+        {{"--model", "m", "--rope-factor", "0.5", NULL}, "--rope-factor takes a number from 1"},
+        {{"--model", "m", "--rope-factor", "nan", NULL}, "--rope-factor takes a number from 1"},
+        {{"--model", "m", "--rope-scaling", "ntk", NULL}, "file, none, linear, yarn"},
         {{"--model", "m", "--memory-limit", "3X", NULL}, "--memory-limit takes a size"},
         {{"--model", "m", "--memory-limit", "99999999999T", NULL}, "--memory-limit"},
         {{"--model", "m", "--memory-limit", "1KK", NULL}, "--memory-limit"},
