@@ -11,7 +11,14 @@ SBINDIR ?= $(PREFIX)/sbin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share/quern
+LIBEXECDIR ?= $(PREFIX)/libexec/quern
+SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+USERUNITDIR ?= $(PREFIX)/lib/systemd/user
+# Units are written for a version of systemd: this machine's, where nothing is said.
+SYSTEMD_VERSION ?= $(shell pkg-config --modversion libsystemd 2>/dev/null || echo 252)
+INSTALL_UNIT = sh systemd/install-unit.sh "$(SYSTEMD_VERSION)"
+UNIT_VALUES = SBINDIR=$(SBINDIR) LIBEXECDIR=$(LIBEXECDIR) DATADIR=$(DATADIR)
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -177,9 +184,11 @@ ifneq ($(filter fuzzers,$(MAKECMDGOALS)),)
 CFLAGS_ALL += -fsanitize=fuzzer-no-link
 endif
 
-install: all ## install under PREFIX (DESTDIR honoured)
+install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kept)
 	install -d "$(DESTDIR)$(SBINDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(LIBDIR)/pkgconfig" \
-	    "$(DESTDIR)$(INCLUDEDIR)" "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(UNITDIR)"
+	    "$(DESTDIR)$(INCLUDEDIR)" "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)" "$(DESTDIR)$(UNITDIR)" \
+	    "$(DESTDIR)$(USERUNITDIR)" "$(DESTDIR)$(SYSCONFDIR)/quern/quern.conf.d" \
+	    "$(DESTDIR)$(SYSCONFDIR)/default" "$(DESTDIR)$(PREFIX)/lib/sysusers.d" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d"
 	install -m755 $(BUILD)/quernd "$(DESTDIR)$(SBINDIR)/quernd"
 	install -m755 $(BUILD)/quern "$(DESTDIR)$(BINDIR)/quern"
 	install -m644 $(BUILD)/libquern.a "$(DESTDIR)$(LIBDIR)/libquern.a"
@@ -188,14 +197,23 @@ install: all ## install under PREFIX (DESTDIR honoured)
 	install -m644 client/quern.h "$(DESTDIR)$(INCLUDEDIR)/quern.h"
 	install -m644 $(BUILD)/quern.pc "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc"
 	for m in models/*.gguf; do [ ! -e "$$m" ] || install -m644 "$$m" "$(DESTDIR)$(DATADIR)/"; done
-	for u in systemd/*.service systemd/*.socket; do [ ! -e "$$u" ] || \
-	    sed 's|@SBINDIR@|$(SBINDIR)|g; s|@DATADIR@|$(DATADIR)|g' "$$u" >"$(DESTDIR)$(UNITDIR)/$${u##*/}"; done
+	for u in systemd/*.service systemd/*.socket; do \
+	    $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(UNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
+	for u in systemd/user/*; do $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(USERUNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
+	install -m755 systemd/huge-pages.sh "$(DESTDIR)$(LIBEXECDIR)/huge-pages"
+	install -m644 systemd/quern.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf"
+	install -m644 systemd/quern.tmpfiles "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"
+	c="$(DESTDIR)$(SYSCONFDIR)/quern/quern.conf"; [ -e "$$c" ] || sed 's|@DATADIR@|$(DATADIR)|' systemd/quern.conf >"$$c"
+	c="$(DESTDIR)$(SYSCONFDIR)/default/quern"; [ -e "$$c" ] || install -m644 systemd/quern.default "$$c"
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || echo "now: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && systemctl enable --now quern.socket"
 
-uninstall: ## remove what install put there
+uninstall: ## remove what install put there (settings in /etc stay)
 	rm -f "$(DESTDIR)$(SBINDIR)/quernd" "$(DESTDIR)$(BINDIR)/quern" "$(DESTDIR)$(LIBDIR)"/libquern.* \
 	    "$(DESTDIR)$(INCLUDEDIR)/quern.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc" \
-	    "$(DESTDIR)$(UNITDIR)"/quern*.service "$(DESTDIR)$(UNITDIR)"/quern*.socket
-	rm -rf "$(DESTDIR)$(DATADIR)"
+	    "$(DESTDIR)$(UNITDIR)"/quern*.service "$(DESTDIR)$(UNITDIR)"/quern*.socket \
+	    "$(DESTDIR)$(USERUNITDIR)"/quern.service "$(DESTDIR)$(USERUNITDIR)"/quern.socket \
+	    "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"
+	rm -rf "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)"
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i

@@ -15,9 +15,10 @@ static const struct {
     const char *verb;
     int (*run)(int argc, char **argv);
 } verbs[] = {
-    {"bench", cmd_bench},       {"logits", cmd_logits},         {"inspect", cmd_inspect},
-    {"quantize", cmd_quantize}, {"perplexity", cmd_perplexity}, {"pack", cmd_pack},
-    {"verify", cmd_verify},
+    {"bench", cmd_bench},           {"logits", cmd_logits},
+    {"inspect", cmd_inspect},       {"quantize", cmd_quantize},
+    {"perplexity", cmd_perplexity}, {"pack", cmd_pack},
+    {"verify", cmd_verify},         {"pool", cmd_pool},
 };
 
 static void print_problem(void *arg, const char *problem)

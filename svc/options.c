@@ -25,7 +25,7 @@ const char options_help[] =
     "  --sequences N             computed at once (16)\n"
     "  --kv f32|f16|q8_0  --kv-bytes SIZE      cached keys and values (f16)\n"
     "  --rope-scaling file|none|linear|yarn --rope-factor F --rope-original N\n"
-    "  --huge-pages prefer|require|off         (prefer)\n"
+    "  --huge-pages prefer|require|off         --huge-page-pool auto|off|SIZE\n"
     "  --image auto|off|FILE                   packed weights for the next start\n"
     "  --store auto|off|hugetlbfs|FOLDER       weights kept over a restart\n"
     "  --drop-weights            let go of what --store keeps, and end\n"
@@ -39,7 +39,7 @@ const char options_help[] =
     "  -v, --verbose; --help, --version\n"
     "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";
 
-#define CONFIG_DEFAULT "/etc/quern/quern.conf"
+#define CONFIG_SYSTEM "/etc/quern/quern.conf"
 
 static const struct option_word kv_words[] = {
     {"f32", OPS_KV_F32}, {"f16", OPS_KV_F16}, {"q8_0", OPS_KV_Q8_0}, {NULL, 0}};
@@ -50,6 +50,8 @@ static const struct option_word rope_words[] = {{"file", OPTIONS_ROPE_FILE},
                                                 {"linear", OPTIONS_ROPE_LINEAR},
                                                 {"yarn", OPTIONS_ROPE_YARN},
                                                 {NULL, 0}};
+
+static const struct option_word pool_words[] = {{"auto", 0}, {"off", -1}, {NULL, 0}};
 
 #define FIELD(f) .offset = offsetof(struct options, f)
 #define LIVE     .live = true
@@ -64,6 +66,7 @@ const struct option_row options_table[] = {
     {"exit-on-idle-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 1u << 20,
      FIELD(exit_on_idle_s)},
     {"huge-pages", "memory", OPTION_WORD, .words = huge_words, FIELD(huge_pages)},
+    {"huge-page-pool", "memory", OPTION_SIZE, .words = pool_words, FIELD(huge_page_pool)},
     {"memory-limit", "memory", OPTION_SIZE, FIELD(memory_limit_bytes)},
     {"kv", "memory", OPTION_WORD, .words = kv_words, FIELD(kv_type)},
     {"kv-bytes", "memory", OPTION_SIZE, FIELD(kv_bytes)},
@@ -144,9 +147,15 @@ static int set_real(double *field, const struct option_row *row, const char *tex
 }
 
 /* Bytes, with K, M, G or T for powers of 1,024. */
-static int set_size(uint64_t *field, const char *text, char *why, size_t why_size)
+static int set_size(uint64_t *field, const struct option_row *row, const char *text, char *why,
+                    size_t why_size)
 {
     static const char suffixes[] = "KMGT";
+    for (const struct option_word *w = row->words; w && w->word; w++)
+        if (!strcmp(w->word, text)) {
+            *field = (uint64_t)(int64_t)w->value;
+            return 0;
+        }
     char *end;
     errno = 0;
     uint64_t value = strtoull(text, &end, 10);
@@ -209,7 +218,7 @@ int options_set(struct options *options, const struct option_row *row, const cha
     case OPTION_REAL:
         return set_real(field, row, text, why, why_size);
     case OPTION_SIZE:
-        return set_size(field, text, why, why_size);
+        return set_size(field, row, text, why, why_size);
     case OPTION_WORD:
         _Static_assert(sizeof(enum ops_kv_type) == sizeof(int), "words are enums");
         return set_word(field, row, text, why, why_size);
@@ -346,6 +355,22 @@ static int read_arguments(struct options *o, int argc, char **argv, bool first, 
     return 0;
 }
 
+/* The user's file, else the system's, where there is one; the system's is taken anyway where
+ * `must`. */
+static int find_config(struct options *o, bool must)
+{
+    char own[PATH_MAX];
+    const char *folder = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    int n = folder && *folder ? snprintf(own, sizeof own, "%s/quern/quern.conf", folder)
+            : home && *home   ? snprintf(own, sizeof own, "%s/.config/quern/quern.conf", home)
+                              : -1;
+    if (n > 0 && n < (int)sizeof own && access(own, F_OK) == 0)
+        return keep_text(o, &o->config, own);
+    if (must || access(CONFIG_SYSTEM, F_OK) == 0)
+        o->config = CONFIG_SYSTEM;
+    return 0;
+}
+
 /* Which file to read, from the words of the command line alone. */
 static int choose_config(struct options *o, int argc, char **argv, char *why, size_t why_size)
 {
@@ -354,8 +379,8 @@ static int choose_config(struct options *o, int argc, char **argv, char *why, si
     int r = read_arguments(&words, argc, argv, true, why, why_size);
     if (r == 0 && words.config != unset)
         r = options_copy(o, &words, options_find("config"));
-    else if (r == 0 && (words.check_config || (!words.model && access(CONFIG_DEFAULT, F_OK) == 0)))
-        o->config = CONFIG_DEFAULT;
+    else if (r == 0 && (words.check_config || !words.model))
+        r = find_config(o, words.check_config);
     o->check_config = words.check_config;
     options_done(&words);
     return r;

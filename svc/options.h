@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 enum options_rope { OPTIONS_ROPE_FILE, OPTIONS_ROPE_NONE, OPTIONS_ROPE_LINEAR, OPTIONS_ROPE_YARN };
+#define OPTIONS_POOL_OFF UINT64_MAX
 
 struct option_text; /* a string that belongs to the options it was set in */
 
@@ -34,6 +35,7 @@ struct options {
     const char *cache_folder;      /* for images that cannot lie beside the model; or NULL */
     const char *store;             /* warm restarts: "auto", "hugetlbfs", a folder, or NULL: none */
     uint64_t memory_limit_bytes;   /* 0: what the machine has */
+    uint64_t huge_page_pool;       /* bytes; 0: as many as the model needs; OPTIONS_POOL_OFF */
     uint64_t kv_bytes;             /* of the KV pool; 0: four contexts, a quarter of the memory */
     uint32_t sequences;            /* that run at once */
     uint32_t token_gap_ms;         /* what a prefill may add between two tokens of others */
@@ -58,7 +60,7 @@ struct option_row {
         OPTION_OFF,    /* const char *, "off" is NULL */
         OPTION_NUMBER, /* uint32_t, low … high */
         OPTION_REAL,   /* double, low … high */
-        OPTION_SIZE,   /* uint64_t, bytes */
+        OPTION_SIZE,   /* uint64_t, bytes, or the value of one of `words` */
         OPTION_WORD,   /* an enum, one of `words` */
         OPTION_FLAG,   /* bool: yes or no; without a value on the command line */
     } kind;
@@ -67,8 +69,8 @@ struct option_row {
     size_t offset; /* in struct options */
     const struct option_word {
         const char *word;
-        int value;
-    } * words; /* ends with a NULL word */
+        int value; /* of a size: −1 is UINT64_MAX */
+    } * words;     /* ends with a NULL word */
 };
 
 extern const struct option_row options_table[]; /* ends with a NULL name */
@@ -92,7 +94,7 @@ bool options_equal(const struct options *a, const struct options *b, const struc
 int options_copy(struct options *to, const struct options *from, const struct option_row *row);
 
 /* Fills *ret: defaults, then the configuration file, then the command line. A file is read where
- * --config names one; else /etc/quern/quern.conf, where neither --config nor --model was given (and
+ * --config names one; else ~/.config/quern/quern.conf or /etc/quern/quern.conf, where neither --config nor --model was given (and
  * none with --check-config: that is the caller's to do). 0,
  * or -EINVAL with one sentence that names the option (or file and line) and what it may be. What
  * was filled is freed by options_done. */

@@ -6,6 +6,8 @@
 #define LOAD_STALL_US (60u * 1000000) /* a load that makes no progress for so long has failed */
 #include <time.h>
 
+#define GRACE_US 2000000u /* armed and disarmed once for a burst of requests, not for each */
+
 void readiness_init(struct readiness *readiness)
 {
     uint64_t watchdog_us = 0;
@@ -48,6 +50,7 @@ void readiness_work(struct readiness *readiness, uint64_t now_us)
     struct readiness *r = readiness;
     if (!r->watchdog_us)
         return;
+    r->worked_us = now_us;
     if (!r->armed)
         sd_notifyf(0, "WATCHDOG_USEC=%llu\nWATCHDOG=1", (unsigned long long)r->watchdog_us);
     else if (now_us - r->petted_us > r->watchdog_us / 4)
@@ -56,6 +59,17 @@ void readiness_work(struct readiness *readiness, uint64_t now_us)
         return;
     r->armed = true;
     r->petted_us = now_us;
+}
+
+int readiness_grace_ms(const struct readiness *readiness, uint64_t now_us)
+{
+    const struct readiness *r = readiness;
+    /* Well before the watchdog barks: nobody pets it meanwhile. */
+    const uint64_t grace_us = r->watchdog_us / 4 < GRACE_US ? r->watchdog_us / 4 : GRACE_US;
+    if (!r->armed)
+        return -1;
+    return now_us - r->worked_us < grace_us ? (int)((grace_us - (now_us - r->worked_us)) / 1000) + 1
+                                            : 0;
 }
 
 void readiness_rest(struct readiness *readiness)

@@ -13,6 +13,7 @@ struct readiness {
     uint64_t watchdog_us; /* WatchdogSec= of the unit; 0: none */
     bool armed;
     uint64_t petted_us; /* last time */
+    uint64_t worked_us; /* before the last step */
 };
 
 /* Also disarms the watchdog that systemd starts with. */
@@ -27,6 +28,10 @@ void readiness_stopping(void);
 
 /* Before a step, with the time now. */
 void readiness_work(struct readiness *readiness, uint64_t now_us);
+
+/* How long the watchdog stays armed without work, in ms from now: 0 when it is time for
+ * readiness_rest, −1 where it is not armed. */
+int readiness_grace_ms(const struct readiness *readiness, uint64_t now_us);
 
 /* The service goes to rest. */
 void readiness_rest(struct readiness *readiness);

@@ -26,7 +26,6 @@ enum {
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
     MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
-    REST_GRACE_MS = 2000,   /* without work before the watchdog is disarmed */
     LOOKS_BEFORE_WATCH = 8, /* inside a step: it is a long one */
     STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
     EXIT_OK = 0,
@@ -446,9 +445,8 @@ static void rest(struct service *s)
 {
     watcher_call_off(&s->watcher);
     s->n_steps = 0;
-    if (!s->readiness.armed)
-        look_at_sockets(s, sleep_ms(s, -1));
-    else if (look_at_sockets(s, sleep_ms(s, REST_GRACE_MS)) == 0)
+    look_at_sockets(s, sleep_ms(s, readiness_grace_ms(&s->readiness, engine_now_us())));
+    if (readiness_grace_ms(&s->readiness, engine_now_us()) == 0)
         readiness_rest(&s->readiness);
 }
 

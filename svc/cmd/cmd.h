@@ -19,6 +19,7 @@ int cmd_bench(int argc, char **argv);      /* prefill, decode and memory rates *
 int cmd_quantize(int argc, char **argv);   /* a GGUF in another type */
 int cmd_pack(int argc, char **argv);       /* the packed image of a model */
 int cmd_verify(int argc, char **argv);     /* whether an image is good */
+int cmd_pool(int argc, char **argv);       /* huge pages that the configuration asks for */
 int cmd_perplexity(int argc, char **argv); /* of a text, token-weighted */
 
 #endif
