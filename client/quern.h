@@ -94,7 +94,9 @@ enum quern_op {
     QUERN_OP_SCORE = 5,
     QUERN_OP_EMBED = 6,
     QUERN_OP_INFO = 7,
-    QUERN_OP_STATUS = 8
+    QUERN_OP_STATUS = 8,
+    QUERN_OP_PIN = 9,   /* see quern_prefix_pin */
+    QUERN_OP_UNPIN = 10 /* see quern_prefix_unpin */
 };
 
 enum quern_input {
@@ -131,6 +133,8 @@ enum quern_priority {
 #define QUERN_MEAN       8u  /* embed: the mean over all positions; else the last one's vector */
 #define QUERN_NORMALIZE  16u /* embed: scaled to length 1 */
 #define QUERN_ECHO       32u /* generate: QUERN_DATA_SCORES of the prompt before the first token */
+
+#define QUERN_KEEP 64u /* pin: the prefix outlives this connection */
 
 /* Which parameters are given; the others are the model's defaults. */
 #define QUERN_GIVEN_TEMPERATURE 0x001u
@@ -196,7 +200,8 @@ struct quern_request {
     size_t n_biases;
     uint32_t min_tokens;  /* no end of sequence before so many tokens */
     uint32_t reserved_;   /* zero */
-    uint64_t reserved[3]; /* zero */
+    uint64_t prefix;      /* generate, pin: the input follows the tokens of this prefix; 0: none */
+    uint64_t reserved[2]; /* zero */
 };
 
 /* Sets size, op QUERN_OP_GENERATE, kind QUERN_INPUT_TEXT, everything else zero. */
@@ -238,6 +243,7 @@ enum quern_data {
     QUERN_DATA_TEXT = 2,    /* UTF-8; of info and status: lines of key=value */
     QUERN_DATA_SCORES = 3,  /* struct quern_score, one for each token of the input */
     QUERN_DATA_FLOATS = 4,  /* float */
+    QUERN_DATA_HANDLE = 6,  /* uint64_t, of pin */
     QUERN_DATA_LOGPROBS = 5 /* struct quern_score: alternatives of the token before */
 };
 
@@ -306,6 +312,7 @@ struct quern_event {
             uint32_t token;
             float logprob;
             uint32_t index;
+            uint32_t gap_us; /* since the token before of this sample; 0: the first */
         } token;
         struct {
             enum quern_data kind;
@@ -347,6 +354,26 @@ typedef int quern_event_fn(void *arg, const struct quern_event *event);
  * event came, whatever it says: look at ret->final_.reason. */
 QUERN_API int quern_generate(quern *q, const struct quern_request *r, quern_event_fn *fn, void *arg,
                              struct quern_result *ret);
+
+/* ---- Prefixes ------------------------------------------------------------------------------------ */
+
+/* Computes the input of r (any kind; its op is not looked at) and keeps it in the service's cache
+ * until it is unpinned or this connection ends (QUERN_KEEP: until the service ends). A request whose
+ * `prefix` is the handle goes on after these tokens, without sending or computing them again, and
+ * gets the bytes that it would get with the whole prompt. A chat is pinned without the beginning of
+ * an answer, so that the next turns can follow. Any connection of the same user may use the handle.
+ * 0: pinned, or, with ret->final_.code, refused; ret may be NULL. -EBUSY where ret is NULL and it
+ * was refused. */
+QUERN_API int quern_prefix_pin(quern *q, const struct quern_request *r, uint64_t *ret_prefix,
+                               struct quern_result *ret);
+
+/* The same for a prefix that begins with another one, which stays as it is. */
+QUERN_API int quern_prefix_fork(quern *q, uint64_t prefix, const struct quern_request *r,
+                                uint64_t *ret_prefix, struct quern_result *ret);
+
+/* Gives a prefix up. Requests that go on from it already are not disturbed. -ENOENT: this user has
+ * no such prefix. */
+QUERN_API int quern_prefix_unpin(quern *q, uint64_t prefix);
 
 /* Names in English for messages: "end of sequence", "busy". Never NULL. */
 QUERN_API const char *quern_reason_name(enum quern_reason reason);

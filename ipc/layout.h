@@ -160,8 +160,10 @@ enum ipc_op {
     IPC_OP_EMBED = 6,      /* input → IPC_DATA_FLOATS */
     IPC_OP_INFO = 7,       /* the model → IPC_DATA_TEXT, lines of `key=value` */
     IPC_OP_STATUS = 8, /* the service and its counters → IPC_DATA_TEXT, lines of `key=value` */
+    IPC_OP_PIN = 9,    /* input: computed, and kept in the prefix cache → IPC_DATA_HANDLE */
+    IPC_OP_UNPIN = 10, /* gives up the pinned prefix named in `prefix` */
 };
-#define IPC_OP_LAST 8
+#define IPC_OP_LAST 10
 
 enum ipc_input {
     IPC_INPUT_NONE = 0,
@@ -203,6 +205,8 @@ enum ipc_segment {
 #define IPC_FLAG_MEAN       8u  /* embed: the mean over all positions, not the last one's */
 #define IPC_FLAG_NORMALIZE  16u /* embed: scaled to length 1 */
 #define IPC_FLAG_ECHO       32u /* generate: the scores of the prompt come before the first token */
+
+#define IPC_FLAG_KEEP 64u /* pin: outlives the connection */
 
 /* Bits of `given`: a parameter whose bit is clear must be zero, and means the model's default. */
 #define IPC_GIVEN_TEMPERATURE 0x001u
@@ -262,7 +266,8 @@ struct ipc_request_record {
     uint16_t samples;     /* answers wanted in parallel; 0 means 1 */
     uint32_t min_tokens;  /* no end of sequence before so many; less than max_tokens */
     uint32_t bias_bytes;  /* struct ipc_bias each, tokens rising */
-    uint64_t reserved[3]; /* zero */
+    uint64_t prefix;      /* handle of a pinned prefix: the input follows its tokens; or 0 */
+    uint64_t reserved[2]; /* zero */
 };
 _Static_assert(sizeof(struct ipc_request_record) == 128, "request record is 128 bytes");
 _Static_assert(offsetof(struct ipc_request_record, op) == 8, "request.op");
@@ -276,7 +281,8 @@ _Static_assert(offsetof(struct ipc_request_record, deadline_ms) == 88, "request.
 _Static_assert(offsetof(struct ipc_request_record, priority) == 92, "request.priority");
 _Static_assert(offsetof(struct ipc_request_record, min_tokens) == 96, "request.min_tokens");
 _Static_assert(offsetof(struct ipc_request_record, bias_bytes) == 100, "request.bias_bytes");
-_Static_assert(offsetof(struct ipc_request_record, reserved) == 104, "request.reserved");
+_Static_assert(offsetof(struct ipc_request_record, prefix) == 104, "request.prefix");
+_Static_assert(offsetof(struct ipc_request_record, reserved) == 112, "request.reserved");
 
 /* ---- Events ------------------------------------------------------------------------------------ */
 
@@ -304,7 +310,9 @@ enum ipc_data {
     IPC_DATA_SCORES = 3,   /* struct ipc_score for each token of the input */
     IPC_DATA_FLOATS = 4,   /* float32 */
     IPC_DATA_LOGPROBS = 5, /* struct ipc_score: the alternatives of the token event before it */
+    IPC_DATA_HANDLE = 6,   /* u64: a pinned prefix; only for who asked for one */
 };
+#define IPC_DATA_LAST 6
 
 struct ipc_score {
     uint32_t token;
@@ -362,9 +370,9 @@ struct ipc_event_record {
         } progress;
         struct {
             uint32_t token;
-            float logprob;  /* of this token among all, before sampling; natural logarithm */
-            uint32_t index; /* 0 is the first token generated */
-            uint32_t reserved;
+            float logprob;   /* of this token among all, before sampling; natural logarithm */
+            uint32_t index;  /* 0 is the first token generated */
+            uint32_t gap_us; /* since the token before; 0: the first */
         } token;
         struct {
             uint32_t kind; /* enum ipc_data */

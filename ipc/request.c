@@ -92,6 +92,8 @@ static const struct {
                       PROMPT_FLAGS | IPC_FLAG_MEAN | IPC_FLAG_NORMALIZE},
     [IPC_OP_INFO] = {TAKES(NONE), false, 0},
     [IPC_OP_STATUS] = {TAKES(NONE), false, 0},
+    [IPC_OP_PIN] = {TAKES_PROMPT, false, PROMPT_FLAGS | IPC_FLAG_KEEP},
+    [IPC_OP_UNPIN] = {TAKES(NONE), false, 0},
 };
 
 static int check_number(const struct ipc_request_record *r, uint32_t bit, float value, double min,
@@ -266,6 +268,10 @@ int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, c
             return invalid(why, why_size, "Reserved bytes of the request are not zero.");
     if ((r->op == IPC_OP_CANCEL) != (r->target != 0))
         return invalid(why, why_size, "Cancel, and nothing else, names a target.");
+    if (r->prefix != 0 ? r->op != IPC_OP_GENERATE && r->op != IPC_OP_PIN && r->op != IPC_OP_UNPIN
+                       : r->op == IPC_OP_UNPIN)
+        return invalid(why, why_size, "Operation %u %s.", r->op,
+                       r->prefix != 0 ? "does not go on from a prefix" : "must name a prefix");
     if (!operations[r->op].samples && has_sampling(r))
         return invalid(why, why_size, "Operation %u takes no sampling parameters.", r->op);
     if (check_sampling(r, why, why_size) < 0 || check_input(r, span, why, why_size) < 0 ||

@@ -114,6 +114,47 @@ static void schedule(struct engine *e, struct request *q)
         end_sequences(e, q);
 }
 
+static void pins_changed(struct engine *e)
+{
+    sched_set_pinned(e->sched, pins_n_pages(e->pins));
+}
+
+static void unpin(struct engine *e, struct request *q)
+{
+    q->prepared = true;
+    if (pins_drop(e->pins, q->r.prefix, q->client->account) < 0)
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "User %u has no pinned prefix %llu in this model.",
+                    (unsigned)q->client->account->uid, (unsigned long long)q->r.prefix);
+    else
+        request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+    pins_changed(e);
+}
+
+void engine_pin(struct engine *engine, struct sequence *sequence)
+{
+    struct engine *e = engine;
+    struct request *q = sequence->request;
+    struct client *client = q->client;
+    char why[IPC_SENTENCE_MAX] = "";
+    uint64_t handle, *result = malloc(sizeof *result);
+    int r = result ? pins_add(e->pins, client->account, q->r.flags & IPC_FLAG_KEEP ? NULL : client,
+                              sequence->tokens, sequence->n_prompt, sequence->pages,
+                              sequence->n_prompt / OPS_KV_PAGE, &handle, why, sizeof why)
+                   : -ENOMEM;
+    step_end_sequence(e, sequence); /* its reservation becomes the pin's */
+    pins_changed(e);
+    if (r < 0) {
+        free(result);
+        request_end(q, IPC_REASON_FAILED, r == -EBUSY ? IPC_CODE_BUSY : IPC_CODE_NO_MEMORY, "%s",
+                    why);
+        return;
+    }
+    *result = handle;
+    request_set_result(q, IPC_DATA_HANDLE, result, sizeof *result);
+    request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+}
+
 static void prepare(struct engine *e, struct request *q)
 {
     if (q->r.op == IPC_OP_INFO) {
@@ -125,6 +166,8 @@ static void prepare(struct engine *e, struct request *q)
             request_end(q, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
         else
             request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left.");
+    } else if (q->r.op == IPC_OP_UNPIN) {
+        unpin(e, q);
     } else {
         prepare_request(&e->prepare, q);
         if (!q->is_done)
@@ -263,6 +306,10 @@ void engine_drop_client(struct engine *engine, struct client *client)
     client->broken = true; /* nothing is posted any more */
     while (client->requests)
         end_request(engine, client->requests, IPC_REASON_CANCELLED, IPC_CODE_OK, "");
+    if (engine->pins) {
+        pins_drop_client(engine->pins, client);
+        pins_changed(engine);
+    }
 }
 
 void engine_stop(struct engine *engine, bool held_too, const char *sentence)
@@ -330,6 +377,7 @@ void engine_figures(const struct engine *engine, struct figures *ret)
     m->kv_pages_cached = prefix_n_idle(e->prefix);
     m->kv_pages_used = m->kv_pages - mm_kv_n_free(e->kv) - m->kv_pages_cached;
     m->kv_pages_reserved = sched_pages_reserved(e->sched);
+    m->kv_pages_pinned = pins_n_pages(e->pins);
     m->page_len = OPS_KV_PAGE;
     m->counters = e->totals;
 }

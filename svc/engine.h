@@ -10,6 +10,7 @@
 #include "svc/figures.h"
 #include "svc/model/forward.h"
 #include "svc/options.h"
+#include "svc/pins.h"
 #include "svc/prefix.h"
 #include "svc/prepare.h"
 #include "svc/request.h"
@@ -34,6 +35,7 @@ struct engine {
     struct model *model; /* NULL while loading */
     struct mm_kv *kv;
     struct prefix *prefix;
+    struct pins *pins;
     struct forward *forward;
     struct sched *sched;
     struct prepare prepare;
@@ -106,6 +108,10 @@ void engine_pump(struct engine *engine, struct client *client);
 
 /* After a step: ends what was to end while it was computed. */
 void engine_end_pending(struct engine *engine);
+
+/* Keeps the prefix that a sequence of IPC_OP_PIN has computed, and ends the sequence and its
+ * request. */
+void engine_pin(struct engine *engine, struct sequence *sequence);
 
 /* Hands out the end of a request that is done (and frees it where there is room). */
 void engine_finish_if_done(struct engine *engine, struct request *request);

@@ -45,6 +45,7 @@ void engine_unload(struct engine *engine)
     free(e->rows);
     prepare_done(&e->prepare);
     sched_free(e->sched);
+    pins_free(e->pins);
     prefix_free(e->prefix);
     forward_free(e->forward);
     mm_kv_free(e->kv);
@@ -69,6 +70,11 @@ void engine_done(struct engine *engine)
     *engine = (struct engine){0};
 }
 
+static uint32_t pages_of(uint32_t n_positions)
+{
+    return (n_positions + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+}
+
 /* Pages of the KV pool: what was asked for, else a few contexts within a quarter of the memory; at
  * least one context. */
 static int choose_pages(const struct engine *e, const struct model *model, uint32_t *ret, char *why,
@@ -77,7 +83,7 @@ static int choose_pages(const struct engine *e, const struct model *model, uint3
     const struct options *o = e->options;
     const uint64_t page_bytes =
         (uint64_t)forward_kv_slice_bytes(model, o->kv_type) * model_shape(model)->n_layers;
-    const uint64_t one = ((uint64_t)e->context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+    const uint64_t one = pages_of(e->context);
     uint64_t ordinary = UINT64_MAX, hugetlb = 0, left = UINT64_MAX;
     if (mm_memory_available(&ordinary, &hugetlb) == 0)
         left = ordinary + hugetlb;
@@ -125,7 +131,7 @@ static int make_scratch(struct engine *e, const struct model *model, size_t inpu
         if (r < 0)
             return r;
     }
-    return prepare_init(&e->prepare, model, e->context, OPS_KV_PAGE, STEP_SCORE_ROWS,
+    return prepare_init(&e->prepare, model, e->pins, e->context, OPS_KV_PAGE, STEP_SCORE_ROWS,
                         input_bytes_max);
 }
 
@@ -197,6 +203,7 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
     if ((r = forward_new(&e->forward, model, e->pool, e->kv, o->kv_type, CHUNK_MAX + o->sequences,
                          e->context)) < 0 ||
         (r = prefix_new(&e->prefix, e->kv, OPS_KV_PAGE)) < 0 ||
+        (r = pins_new(&e->pins, e->kv, n_pages - pages_of(e->context))) < 0 ||
         (r = sched_new(&e->sched, &sched)) < 0 ||
         (r = make_scratch(e, model, input_bytes_max)) < 0) {
         snprintf(

@@ -62,6 +62,7 @@ struct account {
     uint32_t n_requests; /* waiting or running */
     uint64_t region_bytes;
     uint64_t queued_tokens;
+    uint32_t n_pins, n_pinned_pages; /* pins.h */
 };
 
 struct policy {

@@ -13,10 +13,11 @@
 
 static const char *const role_names[] = {"system", "user", "assistant", "tool"};
 
-int prepare_init(struct prepare *prepare, const struct model *model, uint32_t context,
-                 uint32_t page_len, uint32_t score_rows, size_t input_bytes_max)
+int prepare_init(struct prepare *prepare, const struct model *model, const struct pins *pins,
+                 uint32_t context, uint32_t page_len, uint32_t score_rows, size_t input_bytes_max)
 {
     struct prepare p = {.model = model,
+                        .pins = pins,
                         .context = context,
                         .page_len = page_len,
                         .score_rows = score_rows,
@@ -88,7 +89,10 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
                                               .content = {(const char *)part.bytes, part.length}};
     }
     const struct chat_conversation conversation = {.messages = messages, .n_messages = n};
-    const struct chat_options options = {.no_default_system = q->r.flags & IPC_FLAG_RAW_CHAT};
+    /* What follows a prefix has its beginning there; what is pinned has its answer to come. */
+    const struct chat_options options = {.no_default_system =
+                                             (q->r.flags & IPC_FLAG_RAW_CHAT) || q->r.prefix,
+                                         .no_generation_prompt = q->r.op == IPC_OP_PIN};
     int r = text_chat_encode(model_tokenizer(p->model), p->family, &conversation, &options, p->ids,
                              p->n_ids_max, ret_n, why, sizeof why);
     free(messages);
@@ -159,6 +163,29 @@ static int input_ids(struct prepare *p, struct request *q, size_t *ret_n)
     int r = text_encode(tokenizer, (const char *)q->input, q->r.input_bytes,
                         q->r.flags & IPC_FLAG_SPECIAL, p->ids, p->n_ids_max, ret_n);
     return encode_error(q, r, *ret_n, p->n_ids_max);
+}
+
+/* The same after the tokens of the pinned prefix that the request goes on from, if any. */
+static int prompt_ids(struct prepare *p, struct request *q, size_t *ret_n)
+{
+    struct prepare rest = *p;
+    size_t n = 0, n_prefix = 0;
+    if (q->r.prefix) {
+        const struct pin *pin = pins_find(p->pins, q->r.prefix, q->client->account);
+        if (!pin) {
+            request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                        "User %u has no pinned prefix %llu in this model.",
+                        (unsigned)q->client->account->uid, (unsigned long long)q->r.prefix);
+            return -ENOENT;
+        }
+        n_prefix = pin->n_tokens; /* a context at most, for which the scratch has room */
+        memcpy(p->ids, pin->tokens, n_prefix * sizeof *p->ids);
+        rest.ids += n_prefix;
+        rest.n_ids_max -= n_prefix;
+    }
+    int r = n_prefix && q->r.input_bytes == 0 ? 0 : input_ids(&rest, q, &n);
+    *ret_n = n_prefix + n;
+    return r;
 }
 
 static void detokenize(struct prepare *p, struct request *q, size_t n)
@@ -289,7 +316,7 @@ static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, 
         r = make_generate(p, q, s);
     } else if (q->r.op == IPC_OP_SCORE) {
         r = make_scores(p, s);
-    } else {
+    } else if (q->r.op == IPC_OP_EMBED) {
         r = embedding_prepare(s, model_shape(p->model)->d_model);
     }
     if (r < 0) {
@@ -343,6 +370,13 @@ static void make_sequences(struct prepare *p, struct request *q, size_t n)
     uint64_t wanted = given ? q->r.max_tokens : generate ? PREPARE_MAX_TOKENS : 0;
     if (!fits(p, q, n, generate))
         return;
+    if (q->r.op == IPC_OP_PIN && n / p->page_len > pins_user_max(p->pins)) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_BUSY,
+                    "The prefix has %zu tokens, but one user may pin %u here; start quernd with a "
+                    "larger --kv-bytes.",
+                    n, pins_user_max(p->pins) * p->page_len);
+        return;
+    }
     if (given && wanted > room) {
         request_end(q, IPC_REASON_FAILED, IPC_CODE_TOO_LONG,
                     "The prompt has %zu tokens and max_tokens is %u, but the context holds %u "
@@ -424,7 +458,7 @@ void prepare_request(struct prepare *prepare, struct request *request)
                     (int)(q->r.model_bytes < 80 ? q->r.model_bytes : 80), name, ours);
     else if (q->r.op == IPC_OP_EMBED)
         make_embeddings(p, q);
-    else if (input_ids(p, q, &n) == 0) {
+    else if (prompt_ids(p, q, &n) == 0) {
         q->final.u.final.prompt_tokens = (uint32_t)n;
         if (q->r.op == IPC_OP_TOKENIZE)
             tokenized(p, q, n);

@@ -6,11 +6,13 @@
 #define QUERN_SVC_PREPARE_H
 
 #include "svc/model/model.h"
+#include "svc/pins.h"
 #include "svc/request.h"
 #include "svc/text/chat.h"
 
 struct prepare {
     const struct model *model;
+    const struct pins *pins;
     enum chat_family family; /* of the prompt template */
     enum chat_known family_known;
     uint32_t context;    /* positions a sequence may have */
@@ -23,8 +25,8 @@ struct prepare {
 /* Sampling values where a request gives none. */
 #define PREPARE_MAX_TOKENS 2048u
 
-int prepare_init(struct prepare *prepare, const struct model *model, uint32_t context,
-                 uint32_t page_len, uint32_t score_rows, size_t input_bytes_max);
+int prepare_init(struct prepare *prepare, const struct model *model, const struct pins *pins,
+                 uint32_t context, uint32_t page_len, uint32_t score_rows, size_t input_bytes_max);
 void prepare_done(struct prepare *prepare);
 
 /* Makes the sequences of a request, or ends it. Afterwards its input is freed. */

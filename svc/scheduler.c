@@ -29,7 +29,7 @@ struct sched {
     uint32_t n_waiting;
     struct sched_entry **running; /* (n_running) in order of admission */
     uint32_t n_running;
-    uint32_t pages_reserved;
+    uint32_t pages_reserved, pages_pinned;
     uint64_t sorted_us; /* 0: the order must be made again */
     struct sched_item *items;
     size_t n_items;
@@ -197,9 +197,14 @@ static void sort_queue(struct sched *s, uint64_t now_us)
     s->sorted_us = now_us ? now_us : 1;
 }
 
+static uint32_t pages_free(const struct sched *s)
+{
+    return s->o.n_pages - s->pages_reserved - s->pages_pinned;
+}
+
 static bool fits(const struct sched *s, const struct sched_entry *e)
 {
-    return s->n_running < s->o.n_running && pages_needed(s, e) <= s->o.n_pages - s->pages_reserved;
+    return s->n_running < s->o.n_running && pages_needed(s, e) <= pages_free(s);
 }
 
 /* A better class, and a better place in the queue as well: with aging the one set back might come
@@ -216,7 +221,7 @@ static struct sched_entry *choose_victim(const struct sched *s, struct sched_ent
                                          uint64_t now_us)
 {
     struct sched_entry *victim = NULL;
-    uint32_t pages = s->o.n_pages - s->pages_reserved, slots = s->o.n_running - s->n_running;
+    uint32_t pages = pages_free(s), slots = s->o.n_running - s->n_running;
     for (uint32_t i = 0; i < s->n_running; i++) {
         struct sched_entry *e = s->running[i];
         if (!may_displace(first, e, now_us))
@@ -428,6 +433,11 @@ void sched_step_done(struct sched *sched, uint64_t step_us, bool complete)
 void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us)
 {
     sched->o.token_gap_us = token_gap_us;
+}
+
+void sched_set_pinned(struct sched *sched, uint32_t n_pages)
+{
+    sched->pages_pinned = n_pages;
 }
 
 uint32_t sched_n_running(const struct sched *sched)

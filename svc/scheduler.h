@@ -112,6 +112,10 @@ uint64_t sched_estimate_step(const struct sched *sched);
 /* Another target from the next step on. */
 void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us);
 
+/* Pages that are pinned, and so not to be promised: at most what leaves room for the largest entry
+ * that may come. Whoever grows them gives up a reservation of as many first. */
+void sched_set_pinned(struct sched *sched, uint32_t n_pages);
+
 uint32_t sched_n_running(const struct sched *sched);
 uint32_t sched_n_waiting(const struct sched *sched);
 uint32_t sched_pages_reserved(const struct sched *sched);

@@ -110,6 +110,7 @@ bool sequence_take_drawn(struct sequence *sequence, const struct text_tokenizer 
     e.u.token.token = s->drawn;
     e.u.token.logprob = s->logprob;
     e.u.token.index = index;
+    e.u.token.gap_us = s->gap_us;
     n_sent = n_text < IPC_DATA_MAX ? n_text : IPC_DATA_MAX;
     while (n_sent < n_text && n_sent > 0 && ((unsigned char)text[n_sent] & 0xc0) == 0x80)
         n_sent--; /* whole characters only */

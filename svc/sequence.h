@@ -29,6 +29,7 @@ struct sequence {
     struct text_stream stream;
     struct stop *stop;
     uint64_t last_token_us; /* 0: none yet */
+    uint32_t gap_us;        /* from the token before to this one */
     uint32_t drawn;         /* of the step that just ended */
     float logprob;
     int draw_error;

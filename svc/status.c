@@ -72,6 +72,7 @@ static void cache_lines(FILE *f, const struct engine *e)
     count(f, "kv_pages_used", n - mm_kv_n_free(e->kv) - idle);
     count(f, "kv_pages_cached", idle);
     count(f, "kv_pages_reserved", sched_pages_reserved(e->sched));
+    count(f, "kv_pages_pinned", pins_n_pages(e->pins));
     count(f, "running", sched_n_running(e->sched));
     count(f, "waiting", sched_n_waiting(e->sched));
 }

@@ -51,7 +51,8 @@ static uint32_t parent_of(const struct sequence *s)
 
 static bool at_page_start(const struct sequence *s)
 {
-    return s->request->r.op == IPC_OP_GENERATE && !s->scores &&
+    const uint16_t op = s->request->r.op;
+    return (op == IPC_OP_GENERATE || op == IPC_OP_PIN) && !s->scores &&
            s->sched.n_done % OPS_KV_PAGE == 0 &&
            s->sched.n_known - s->sched.n_done > OPS_KV_PAGE; /* one row must be left to compute */
 }
@@ -404,8 +405,12 @@ static void take_result(struct engine *e, struct forward_span *span, struct engi
         enum ipc_reason reason = IPC_REASON_DONE;
         if (!q->first_token_us)
             q->first_token_us = now_us;
-        if (s->last_token_us)
-            figures_note(&e->totals.token_gap, now_us - s->last_token_us);
+        s->gap_us = 0;
+        if (s->last_token_us) {
+            const uint64_t gap_us = now_us - s->last_token_us;
+            figures_note(&e->totals.token_gap, gap_us);
+            s->gap_us = gap_us < UINT32_MAX ? (uint32_t)gap_us : UINT32_MAX;
+        }
         s->last_token_us = now_us;
         e->totals.n_generated_tokens++;
         if (s->scores)
@@ -419,6 +424,9 @@ static void take_result(struct engine *e, struct forward_span *span, struct engi
     } else if (s->sched.n_done == s->n_prompt && s->hidden) {
         set_embedding(s, model_shape(e->model)->d_model);
         over = true;
+    } else if (s->sched.n_done == s->n_prompt && q->r.op == IPC_OP_PIN) {
+        engine_pin(e, s);
+        return;
     } else {
         struct ipc_event_record event = {.type = IPC_EVENT_PROGRESS, .sample = (uint16_t)s->sample};
         event.u.progress.phase = IPC_PHASE_PREFILL;

@@ -63,7 +63,7 @@ static bool is_plausible(const struct ipc_event_record *e)
         return e->bytes == 0 && (e->u.progress.phase == IPC_PHASE_LOADING ||
                                  e->u.progress.phase == IPC_PHASE_PREFILL);
     case IPC_EVENT_DATA:
-        return e->u.data.kind >= IPC_DATA_IDS && e->u.data.kind <= IPC_DATA_LOGPROBS &&
+        return e->u.data.kind >= IPC_DATA_IDS && e->u.data.kind <= IPC_DATA_LAST &&
                (e->u.data.kind == IPC_DATA_TEXT || e->bytes % 4 == 0);
     case IPC_EVENT_FINAL:
         return e->u.final.reason <= IPC_REASON_LAST && e->u.final.code <= IPC_CODE_LAST &&
@@ -113,6 +113,7 @@ static void fill_event(struct quern_event *event, const struct ipc_event_record 
         event->u.token.token = record->u.token.token;
         event->u.token.logprob = record->u.token.logprob;
         event->u.token.index = record->u.token.index;
+        event->u.token.gap_us = record->u.token.gap_us;
         break;
     case IPC_EVENT_DATA:
         event->u.data.kind = (enum quern_data)record->u.data.kind;

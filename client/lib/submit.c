@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert((int)QUERN_OP_STATUS == IPC_OP_STATUS && (int)QUERN_OP_SCORE == IPC_OP_SCORE &&
+_Static_assert((int)QUERN_OP_STATUS == IPC_OP_STATUS && (int)QUERN_OP_UNPIN == IPC_OP_UNPIN &&
+                   QUERN_KEEP == IPC_FLAG_KEEP && (int)QUERN_OP_SCORE == IPC_OP_SCORE &&
                    (int)QUERN_INPUT_TEXTS == IPC_INPUT_TEXTS &&
                    (int)QUERN_SEGMENT_TOKEN == IPC_SEGMENT_TOKEN &&
                    (int)QUERN_ROLE_TOOL == IPC_ROLE_TOOL && QUERN_ECHO == IPC_FLAG_ECHO &&
@@ -131,7 +132,7 @@ static float given_or_zero(const struct quern_request *r, uint32_t bit, float va
 
 static void fill_record(struct ipc_request_record *record, const struct quern_request *r)
 {
-    bool no_input = r->op == QUERN_OP_INFO || r->op == QUERN_OP_STATUS;
+    bool no_input = r->op == QUERN_OP_INFO || r->op == QUERN_OP_STATUS || r->op == QUERN_OP_UNPIN;
 
     *record = (struct ipc_request_record){
         .op = (uint16_t)r->op,
@@ -152,6 +153,7 @@ static void fill_record(struct ipc_request_record *record, const struct quern_re
         .priority = (uint16_t)r->priority,
         .samples = r->samples > UINT16_MAX ? UINT16_MAX : (uint16_t)r->samples,
         .min_tokens = (r->given & QUERN_GIVEN_MIN_TOKENS) != 0 ? r->min_tokens : 0,
+        .prefix = r->prefix,
     };
 }
 
