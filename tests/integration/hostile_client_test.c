@@ -254,7 +254,10 @@ static void test_record_lies(void **state)
     INVALID(r.flags = IPC_FLAG_MEAN); /* goes with embed */
     INVALID(r.input = IPC_INPUT_SEGMENTS);
     INVALID(r.input = IPC_INPUT_TEXTS);
-    INVALID(r.reserved[2] = 1);
+    INVALID((r.op = IPC_OP_TOKENIZE, r.prefix = 1));
+    INVALID((r.op = IPC_OP_UNPIN, r.input = IPC_INPUT_NONE, r.input_bytes = 0));
+    INVALID(r.flags = IPC_FLAG_KEEP); /* goes with pin */
+    INVALID(r.reserved[1] = 1);
     assert_honest_is_served();
     end(violations);
 }
