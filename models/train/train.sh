@@ -30,7 +30,7 @@ mkdir -p "$OUT"
 cd "$here"
 "$PYTHON" split.py
 "$PYTHON" check_kernels.py
-nice -n "${NICE:-5}" "$PYTHON" train.py "$OUT" --steps "$STEPS" ${MINUTES:+--minutes "$MINUTES"}
+nice -n "${NICE:-19}" "$PYTHON" train.py "$OUT" --steps "$STEPS" ${MINUTES:+--minutes "$MINUTES"}
 # The last checkpoints lie in the falling part of the rate; their average is a little better than the last alone.
 last=$(ls "$OUT"/step-*.pt | sort -t- -k2 -V | tail -n 3)
 "$PYTHON" export.py "$OUT/quern-tldr-f32.gguf" F32 $last

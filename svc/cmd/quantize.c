@@ -1,6 +1,7 @@
 /* quernd quantize IN OUT TYPE: a GGUF file with its matrices in another type. From F32, F16 or BF16
- * to any of these or Q8_0; from a quantized type to F32 (exact), F16 or BF16 only, since quantizing
- * twice adds the errors up. Vectors (norms, biases) and a router stay as they are. */
+ * to any type; from a quantized type to F32 (exact), F16 or BF16 only, since quantizing twice adds
+ * the errors up. Vectors (norms, biases) and a router stay as they are. No mixtures of types: all
+ * matrices get the one asked for, or Q8_0 where its blocks do not divide a row. */
 #define _GNU_SOURCE /* memmem */
 #include "svc/cmd/cmd.h"
 #include "svc/model/encode.h"
@@ -18,17 +19,20 @@
 
 static const char help[] = "usage: quernd quantize IN OUT TYPE\n"
                            "  Writes the model IN (F32, F16 or BF16) to OUT with its matrices as "
-                           "f32, f16, bf16 or q8_0.\n";
+                           "TYPE:\n  f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k "
+                           "q6_k iq4_nl iq4_xs\n";
 
-/* The type that a tensor gets: vectors and rows that are no whole number of blocks keep theirs, and
- * so does the router, which is small and decides which experts run. */
+/* The type that a tensor gets: vectors keep theirs, and so does the router, which is small and
+ * decides which experts run. */
 static uint32_t type_for(const struct gguf_tensor *t, enum ops_type wanted)
 {
     static const char router[] = "ffn_gate_inp";
     bool is_router = memmem(t->name.data, t->name.length, router, sizeof router - 1) != NULL;
-    if (t->n_dims < 2 || is_router || t->dims[0] % ops_type_info(wanted)->block_len)
+    if (t->n_dims < 2 || is_router)
         return t->type;
-    return wanted;
+    if (t->dims[0] % ops_type_info(wanted)->block_len == 0)
+        return wanted;
+    return t->dims[0] % ops_type_info(OPS_Q8_0)->block_len ? t->type : OPS_Q8_0;
 }
 
 static int read_exactly(int fd, void *to, size_t n, uint64_t offset)
@@ -81,6 +85,10 @@ static int convert_tensor(struct gguf_writer *writer, const struct gguf *gguf,
     if (r == -EDOM)
         snprintf(why, why_size, "Tensor %.*s holds NaN or infinity: the file is damaged.",
                  (int)t->name.length, t->name.data);
+    else if (r == -ERANGE)
+        snprintf(why, why_size,
+                 "Tensor %.*s has values above 65504, which F16 cannot hold; use bf16.",
+                 (int)t->name.length, t->name.data);
     else if (r < 0)
         snprintf(why, why_size, "Tensor %.*s cannot be converted: %s.", (int)t->name.length,
                  t->name.data, strerror(-r));
@@ -96,7 +104,12 @@ static int convert_tensor(struct gguf_writer *writer, const struct gguf *gguf,
 /* general.file_type of llama.cpp's enumeration, for other tools that show it. */
 static uint32_t file_type_of(enum ops_type type)
 {
-    return type == OPS_F16 ? 1 : type == OPS_Q8_0 ? 7 : type == OPS_BF16 ? 32 : 0;
+    static const uint8_t types[] = {
+        [OPS_F32] = 0,   [OPS_F16] = 1,   [OPS_Q4_0] = 2,    [OPS_Q4_1] = 3,    [OPS_Q8_0] = 7,
+        [OPS_Q5_0] = 8,  [OPS_Q5_1] = 9,  [OPS_Q2_K] = 10,   [OPS_Q3_K] = 11,   [OPS_Q4_K] = 14,
+        [OPS_Q5_K] = 16, [OPS_Q6_K] = 18, [OPS_IQ4_NL] = 25, [OPS_IQ4_XS] = 30, [OPS_BF16] = 32,
+    };
+    return types[type];
 }
 
 static int convert(const struct gguf *gguf, const char *path, enum ops_type wanted, char *why,
@@ -153,10 +166,11 @@ int cmd_quantize(int argc, char **argv)
         fprintf(stderr, "quernd quantize: %s\n", why);
         return r == -EBADMSG || r == -ENOTSUP ? CMD_BAD_DATA : CMD_NO_INPUT;
     }
+    const bool wanted_float = wanted == OPS_F32 || wanted == OPS_F16 || wanted == OPS_BF16;
     for (size_t i = 0; r == 0 && i < gguf_n_tensors(gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor(gguf, i);
         const bool is_float = t->type == OPS_F32 || t->type == OPS_F16 || t->type == OPS_BF16;
-        if (is_float || (wanted != OPS_Q8_0 && ops_type_info(t->type)))
+        if (is_float || (wanted_float && ops_type_info(t->type)))
             continue;
         const char *name = ops_type_name(t->type);
         snprintf(why, sizeof why,
@@ -169,5 +183,5 @@ int cmd_quantize(int argc, char **argv)
     gguf_free(gguf);
     if (r < 0)
         fprintf(stderr, "quernd quantize: %s\n", why);
-    return r == 0 ? CMD_OK : r == -EBADMSG || r == -EDOM ? CMD_BAD_DATA : CMD_OURS;
+    return r == 0 ? CMD_OK : r == -EBADMSG || r == -EDOM || r == -ERANGE ? CMD_BAD_DATA : CMD_OURS;
 }
