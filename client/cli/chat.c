@@ -1,10 +1,9 @@
 /* quern chat: a conversation, line by line. The service keeps no conversation: each turn sends all
  * of it, and the shared prefix is found again there. */
-#include "client/cli/cli.h"
+#include "client/cli/tools.h"
 
 #include <errno.h>
 #include <histedit.h>
-#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +13,12 @@
 struct turn {
     enum quern_role role;
     char *text;
+    json_t *calls; /* of tools, by the assistant; or NULL */
 };
 
 struct chat {
     struct cli_options options;
+    struct cli_tools tools;
     quern *q;
     struct turn *turns;
     size_t n_turns, capacity;
@@ -27,8 +28,8 @@ struct chat {
     uint32_t prompt_tokens, generated; /* of the last turn */
 };
 
-/* Takes over text. */
-static int add_turn(struct chat *c, enum quern_role role, char *text)
+/* Takes over text, and calls (which may be NULL). */
+static int add_turn(struct chat *c, enum quern_role role, char *text, json_t *calls)
 {
     if (!text)
         return cli_fail(CLI_OURS, "out of memory");
@@ -37,24 +38,65 @@ static int add_turn(struct chat *c, enum quern_role role, char *text)
         struct turn *more = realloc(c->turns, capacity * sizeof *more);
         if (!more) {
             free(text);
+            json_decref(calls);
             return cli_fail(CLI_OURS, "out of memory");
         }
         c->turns = more;
         c->capacity = capacity;
     }
-    c->turns[c->n_turns++] = (struct turn){role, text};
+    c->turns[c->n_turns++] = (struct turn){role, text, calls};
     return 0;
 }
 
 static void drop_last_turn(struct chat *c)
 {
     free(c->turns[--c->n_turns].text);
+    json_decref(c->turns[c->n_turns].calls);
 }
 
 static void clear_turns(struct chat *c)
 {
     while (c->n_turns)
         drop_last_turn(c);
+}
+
+static const char *const role_names[] = {"system", "user", "assistant", "tool"};
+
+/* The conversation as JSON, in the form of Hugging Face. */
+static json_t *turns_as_json(const struct chat *c)
+{
+    json_t *all = json_array();
+    if (c->options.system)
+        json_array_append_new(
+            all, json_pack("{s:s, s:s}", "role", "system", "content", c->options.system));
+    for (size_t i = 0; i < c->n_turns; i++) {
+        json_t *turn = json_pack("{s:s, s:s}", "role", role_names[c->turns[i].role], "content",
+                                 c->turns[i].text);
+        if (c->turns[i].calls)
+            json_object_set(turn, "tool_calls", c->turns[i].calls);
+        json_array_append_new(all, turn);
+    }
+    return all;
+}
+
+static int answer_with_tools(struct chat *c)
+{
+    struct quern_result result;
+    json_t *messages = turns_as_json(c), *message = NULL;
+    int rc = cli_tools_answer(&c->tools, c->q, &c->options, &c->options.request, messages, &message,
+                              &result);
+    json_decref(messages);
+    if (rc == CLI_OK || rc == CLI_INTERRUPTED) {
+        const char *text = json_string_value(json_object_get(message, "content"));
+        json_t *calls = json_incref(json_object_get(message, "tool_calls"));
+        c->prompt_tokens = result.final_.prompt_tokens;
+        c->generated = result.final_.generated;
+        rc = add_turn(c, QUERN_ROLE_ASSISTANT, strdup(text ? text : ""), calls);
+        json_decref(message);
+        return rc;
+    }
+    drop_last_turn(c);
+    return rc == CLI_NO_SERVICE ? rc : 0;
 }
 
 static int stream_answer(void *arg, const struct quern_event *event)
@@ -77,6 +119,8 @@ static int stream_answer(void *arg, const struct quern_event *event)
 /* Asks with all turns; the answer becomes a turn. Returns an exit code that ends the chat, or 0. */
 static int answer_turn(struct chat *c)
 {
+    if (c->tools.tools)
+        return answer_with_tools(c);
     struct quern_message *messages = calloc(c->n_turns + 1, sizeof *messages);
     if (!messages)
         return cli_fail(CLI_OURS, "out of memory");
@@ -102,7 +146,7 @@ static int answer_turn(struct chat *c)
         c->prompt_tokens = result.final_.prompt_tokens;
         c->generated = result.final_.generated;
         putchar('\n');
-        return add_turn(c, QUERN_ROLE_ASSISTANT, c->answer ? c->answer : strdup(""));
+        return add_turn(c, QUERN_ROLE_ASSISTANT, c->answer ? c->answer : strdup(""), NULL);
     }
     free(c->answer);
     drop_last_turn(c); /* the question had no answer: it may be asked again, shorter */
@@ -111,17 +155,9 @@ static int answer_turn(struct chat *c)
 
 /* ---- commands --------------------------------------------------------------------------------- */
 
-static const char *const role_names[] = {"system", "user", "assistant"};
-
 static void save(const struct chat *c, const char *path)
 {
-    json_t *all = json_array();
-    if (c->options.system)
-        json_array_append_new(
-            all, json_pack("{s:s, s:s}", "role", "system", "content", c->options.system));
-    for (size_t i = 0; i < c->n_turns; i++)
-        json_array_append_new(all, json_pack("{s:s, s:s}", "role", role_names[c->turns[i].role],
-                                             "content", c->turns[i].text));
+    json_t *all = turns_as_json(c);
     if (json_dump_file(all, path, JSON_INDENT(1)))
         cli_fail(0, "could not write %s: %m", path);
     json_decref(all);
@@ -150,16 +186,34 @@ static void load(struct chat *c, const char *path, char **system)
             *system = strdup(text);
             c->options.system = *system;
         } else {
-            add_turn(c, strcmp(role, "user") ? QUERN_ROLE_ASSISTANT : QUERN_ROLE_USER,
-                     strdup(text));
+            add_turn(c,
+                     !strcmp(role, "user")   ? QUERN_ROLE_USER
+                     : !strcmp(role, "tool") ? QUERN_ROLE_TOOL
+                                             : QUERN_ROLE_ASSISTANT,
+                     strdup(text), json_incref(json_object_get(entry, "tool_calls")));
         }
     }
     printf("%zu turns\n", c->n_turns);
     json_decref(all);
 }
 
+/* What a tool gave. The model goes on when each call of its last turn has a result. */
+static int add_result(struct chat *c, const char *text)
+{
+    size_t n_results = 0, at = c->n_turns;
+    while (at > 0 && c->turns[at - 1].role == QUERN_ROLE_TOOL) {
+        at--;
+        n_results++;
+    }
+    size_t n_calls = at > 0 ? json_array_size(c->turns[at - 1].calls) : 0;
+    if (n_results >= n_calls)
+        return cli_fail(0, "no call waits for a result");
+    int rc = add_turn(c, QUERN_ROLE_TOOL, strdup(text), NULL);
+    return rc || n_results + 1 < n_calls ? rc : answer_turn(c);
+}
+
 /* A line that begins with "/". Returns 1 to end the chat. */
-static int command(struct chat *c, char *line, char **system)
+static int command(struct chat *c, char *line, char **system, int *ret_rc)
 {
     char *argument = strchr(line, ' ');
     if (argument) {
@@ -180,6 +234,9 @@ static int command(struct chat *c, char *line, char **system)
         save(c, argument);
     } else if (!strcmp(line, "/load") && has) {
         load(c, argument, system);
+    } else if (!strcmp(line, "/result") && has) {
+        *ret_rc = add_result(c, argument);
+        return *ret_rc != 0;
     } else if (!strcmp(line, "/tokens")) {
         printf("%u tokens read, %u written in the last turn\n", c->prompt_tokens, c->generated);
     } else {
@@ -188,6 +245,7 @@ static int command(struct chat *c, char *line, char **system)
              "/save FILE       keep the conversation (JSON)\n"
              "/load FILE       go on with a saved one\n"
              "/tokens          what the last turn took\n"
+             "/result TEXT     what a called tool gave\n"
              "/quit            end (or Ctrl-D)");
     }
     return 0;
@@ -294,41 +352,44 @@ int cli_chat(int argc, char **argv)
     int rc = cli_options_read(&c.options, "chat",
                               "system model max-tokens temperature top-k top-p min-p "
                               "repetition-penalty presence-penalty frequency-penalty seed stop "
-                              "priority deadline-ms",
+                              "priority deadline-ms min-tokens logit-bias tools family language "
+                              "parallel-calls",
                               argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (c.options.n_words)
         return cli_fail(CLI_USAGE, "chat takes no words; quern ask answers one question");
     rc = cli_connect(&c.q, &c.options);
-    if (rc)
-        return rc;
+    if (!rc)
+        rc = cli_tools_open(&c.tools, c.q, &c.options);
     char *system = NULL;
     struct lines l = {0};
     c.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-    open_lines(&l, c.terminal);
+    if (!rc)
+        open_lines(&l, c.terminal);
     while (!rc) {
         char *text = next_input(&l);
         if (!text)
             break;
         if (text[0] == '/') {
-            int end = command(&c, text, &system);
+            int end = command(&c, text, &system, &rc);
             free(text);
             if (end)
                 break;
         } else if (text[strspn(text, " \t\n")] == 0) {
             free(text);
         } else {
-            rc = add_turn(&c, QUERN_ROLE_USER, text);
+            rc = add_turn(&c, QUERN_ROLE_USER, text, NULL);
             if (!rc)
                 rc = answer_turn(&c);
         }
     }
-    if (c.terminal)
+    if (c.terminal && !rc)
         putchar('\n');
     close_lines(&l);
     clear_turns(&c);
     free(c.turns);
+    cli_tools_close(&c.tools);
     free(system);
     quern_close(c.q);
     return rc;

@@ -19,7 +19,8 @@ enum cli_exit {
 
 enum cli_output { CLI_OUTPUT_TEXT, CLI_OUTPUT_IDS, CLI_OUTPUT_JSON };
 
-#define CLI_STOPS_MAX 16
+#define CLI_STOPS_MAX  16
+#define CLI_BIASES_MAX 64
 
 /* What the options of all verbs say. Strings belong to argv. */
 struct cli_options {
@@ -28,8 +29,16 @@ struct cli_options {
     const char *tokens; /* --tokens */
     const char *system; /* --system */
     enum cli_output output;
-    bool wait; /* --wait */
+    bool wait;            /* --wait */
+    const char *messages; /* --messages */
+    const char *tools;    /* --tools */
+    const char *family;   /* --family */
+    bool ids;             /* --ids */
+    bool chinese;         /* --language zh */
+    bool parallel_calls;  /* --parallel-calls */
+    bool no_generation_prompt;
     const char *stops[CLI_STOPS_MAX];
+    struct quern_bias biases[CLI_BIASES_MAX];
     struct quern_request request; /* sampling parameters, filled by the options */
     char **words;                 /* what is left of argv */
     int n_words;
@@ -48,6 +57,7 @@ int cli_generate(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_detokenize(int argc, char **argv);
 int cli_score(int argc, char **argv);
+int cli_render(int argc, char **argv);
 int cli_status(int argc, char **argv);
 
 /* Prints the help of one verb, or of the tool where verb is NULL. */
@@ -68,6 +78,9 @@ int cli_input(const struct cli_options *options, char **ret, size_t *ret_size);
 
 /* Whether standard input is a pipe or a file, so that somebody put something there for us. */
 bool cli_has_piped_input(void);
+
+/* Prints the ids of events, separated by spaces; arg is a size_t that counts them. */
+int cli_print_ids(void *arg, const struct quern_event *event);
 
 /* Parses ids separated by spaces or commas. *ret is freed by the caller. */
 int cli_parse_ids(const char *text, uint32_t **ret, size_t *ret_n);

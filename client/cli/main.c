@@ -22,7 +22,9 @@ static const struct verb {
      "quern chat [OPTION…]\n"
      "  A line that ends with \\ goes on. /help lists the commands. Ctrl-C stops an answer,\n"
      "  Ctrl-D ends the chat.\n"
-     "  --system TEXT          what the model is told first\n"},
+     "  --system TEXT          what the model is told first\n"
+     "  --tools FILE           JSON list of tools that the model may call; calls are shown, never\n"
+     "                         run: /result TEXT says what one gave\n"},
     {"generate", cli_generate, "go on after a text, as it is",
      "quern generate [OPTION…]\n"
      "  Continues --prompt TEXT, --tokens IDS, or standard input.\n"
@@ -37,6 +39,18 @@ static const struct verb {
      "quern score WORD… | quern score -\n"
      "  A line for each token: id, natural log probability, text; then the sum and perplexity.\n"
      "  --output text|json     (default: text)\n"},
+    {"render", cli_render, "the prompt of a conversation, as the model sees it",
+     "quern render --messages FILE [--tools FILE] [--family NAME] [--ids]\n"
+     "  FILE (-: standard input) holds a JSON list of {\"role\": …, \"content\": …}. Nothing is "
+     "added\n"
+     "  to what is printed. With --family it needs no service.\n"
+     "  --tools FILE           JSON list of tools that the model may call\n"
+     "  --family NAME          qwen2, qwen1.5, qwen1.5-early, qwen2.5, qwen2.5-base, qwen2.5-math\n"
+     "                         (default: the service's model's)\n"
+     "  --ids                  the token ids instead, from the service\n"
+     "  --language en|zh       of Qwen2's words about tools (en); --parallel-calls: several at "
+     "once\n"
+     "  --no-generation-prompt end after the last message\n"},
     {"status", cli_status, "what the service runs and how it is",
      "quern status [OPTION…]\n"
      "  --output text|json     (default: text)\n"
@@ -49,6 +63,8 @@ static const char sampling_help[] =
     "  --temperature T        0 takes the likeliest token each time\n"
     "  --top-k K  --top-p P  --min-p P  --repetition-penalty R\n"
     "  --presence-penalty A  --frequency-penalty A\n"
+    "  --min-tokens N         no end before N tokens\n"
+    "  --logit-bias ID=B      added to the logit of a token (-inf: never); several times\n"
     "  --seed N               same request and seed, same answer\n"
     "  --stop TEXT            end before this text; may be given several times\n"
     "  --priority interactive|normal|batch\n"

@@ -29,6 +29,15 @@ enum {
     OPT_STOP,
     OPT_PRIORITY,
     OPT_DEADLINE,
+    OPT_MESSAGES,
+    OPT_TOOLS,
+    OPT_FAMILY,
+    OPT_IDS,
+    OPT_LANGUAGE,
+    OPT_PARALLEL_CALLS,
+    OPT_NO_GENERATION_PROMPT,
+    OPT_MIN_TOKENS,
+    OPT_LOGIT_BIAS,
 };
 
 static const struct option table[] = {
@@ -52,6 +61,15 @@ static const struct option table[] = {
     {"stop", required_argument, NULL, OPT_STOP},
     {"priority", required_argument, NULL, OPT_PRIORITY},
     {"deadline-ms", required_argument, NULL, OPT_DEADLINE},
+    {"messages", required_argument, NULL, OPT_MESSAGES},
+    {"tools", required_argument, NULL, OPT_TOOLS},
+    {"family", required_argument, NULL, OPT_FAMILY},
+    {"ids", no_argument, NULL, OPT_IDS},
+    {"language", required_argument, NULL, OPT_LANGUAGE},
+    {"parallel-calls", no_argument, NULL, OPT_PARALLEL_CALLS},
+    {"no-generation-prompt", no_argument, NULL, OPT_NO_GENERATION_PROMPT},
+    {"min-tokens", required_argument, NULL, OPT_MIN_TOKENS},
+    {"logit-bias", required_argument, NULL, OPT_LOGIT_BIAS},
     {NULL, 0, NULL, 0},
 };
 
@@ -112,6 +130,9 @@ static int read_sampling(struct quern_request *r, int option, const char *text)
     case OPT_MAX_TOKENS:
         r->given |= QUERN_GIVEN_MAX_TOKENS;
         return read_count(option, text, &r->max_tokens);
+    case OPT_MIN_TOKENS:
+        r->given |= QUERN_GIVEN_MIN_TOKENS;
+        return read_count(option, text, &r->min_tokens);
     case OPT_TEMPERATURE:
         r->given |= QUERN_GIVEN_TEMPERATURE;
         return read_float(option, text, &r->temperature);
@@ -139,11 +160,69 @@ static int read_sampling(struct quern_request *r, int option, const char *text)
     }
 }
 
+/* --logit-bias ID=BIAS, where a BIAS of -inf bans the token. */
+static int read_bias(struct cli_options *o, const char *text)
+{
+    struct quern_bias *bias = &o->biases[o->request.n_biases];
+    char *end;
+    unsigned long long id;
+
+    if (o->request.n_biases == CLI_BIASES_MAX)
+        return cli_fail(CLI_USAGE, "--logit-bias may be given at most %d times", CLI_BIASES_MAX);
+    errno = 0;
+    id = strtoull(text, &end, 10);
+    if (end == text || *end != '=' || errno || *text == '-' || id > UINT32_MAX)
+        return cli_fail(CLI_USAGE, "--logit-bias wants ID=BIAS, not \"%s\"", text);
+    bias->token = (uint32_t)id;
+    bias->bias = strtof(end + 1, &end);
+    if (end[-1] == '=' || *end)
+        return cli_fail(CLI_USAGE, "--logit-bias wants ID=BIAS, not \"%s\"", text);
+    o->request.biases = o->biases;
+    o->request.n_biases++;
+    return 0;
+}
+
+/* Options of prompts. Returns -1 where it is none of them. */
+static int read_prompt_option(struct cli_options *o, int option, const char *text)
+{
+    static const char *const languages[] = {"en", "zh"};
+    int word = 0, rc;
+
+    switch (option) {
+    case OPT_MESSAGES:
+        o->messages = text;
+        return 0;
+    case OPT_TOOLS:
+        o->tools = text;
+        return 0;
+    case OPT_FAMILY:
+        o->family = text;
+        return 0;
+    case OPT_IDS:
+        o->ids = true;
+        return 0;
+    case OPT_LANGUAGE:
+        rc = read_word(option, text, languages, 2, &word);
+        o->chinese = word == 1;
+        return rc;
+    case OPT_PARALLEL_CALLS:
+        o->parallel_calls = true;
+        return 0;
+    case OPT_NO_GENERATION_PROMPT:
+        o->no_generation_prompt = true;
+        return 0;
+    default:
+        return -1;
+    }
+}
+
 static int read_option(struct cli_options *o, int option, const char *text)
 {
     static const char *const outputs[] = {"text", "ids", "json"};
     static const char *const priorities[] = {"normal", "interactive", "batch"};
-    int word = 0, rc = 0;
+    int word = 0, rc = read_prompt_option(o, option, text);
+    if (rc >= 0)
+        return rc;
     switch (option) {
     case OPT_SOCKET:
         o->socket = text;
@@ -171,6 +250,8 @@ static int read_option(struct cli_options *o, int option, const char *text)
         rc = read_word(option, text, priorities, 3, &word);
         o->request.priority = (enum quern_priority)word;
         return rc;
+    case OPT_LOGIT_BIAS:
+        return read_bias(o, text);
     case OPT_DEADLINE:
         return read_count(option, text, &o->request.deadline_ms);
     case OPT_STOP:

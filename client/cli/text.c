@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int print_ids(void *arg, const struct quern_event *event)
+int cli_print_ids(void *arg, const struct quern_event *event)
 {
     size_t *n = arg;
     if (event->type != QUERN_EVENT_DATA || event->u.data.kind != QUERN_DATA_IDS)
@@ -37,7 +37,7 @@ int cli_tokenize(int argc, char **argv)
         size_t n = 0;
         o.request.op = QUERN_OP_TOKENIZE;
         o.request.input = text;
-        rc = cli_run(q, &o.request, print_ids, &n, &result);
+        rc = cli_run(q, &o.request, cli_print_ids, &n, &result);
         if (rc == CLI_OK)
             putchar('\n');
     }

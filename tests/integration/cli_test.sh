@@ -14,7 +14,7 @@ fails "unknown option" 64 "$quern" ask --colour x
 fails "option of another verb" 64 "$quern" tokenize --temperature 1
 fails "no number" 64 "$quern" ask --temperature warm hello
 check "help" "$quern" --help
-for verb in ask chat generate tokenize detokenize score status; do
+for verb in ask chat generate tokenize detokenize score render status; do
     check "help of $verb" "$quern" $verb --help
     lines=$("$quern" $verb --help | wc -l)
     check "help of $verb fits a screen" [ "$lines" -le 24 ]

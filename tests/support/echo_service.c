@@ -1,6 +1,7 @@
 /* A service without a model: see echo_service.h. */
 #define _GNU_SOURCE
 #include "tests/support/echo_service.h"
+#include "ipc/request.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -187,10 +188,15 @@ static int take_all(struct echo_service *echo, struct client *c)
         }
         struct sequence *q = &c->sequences[c->n++];
         *q = (struct sequence){.id = request.r.id, .op = request.r.op};
-        q->input_bytes = request.r.input_bytes;
+        uint32_t head = 0; /* of segments: counts and lengths */
+        if (request.r.input == IPC_INPUT_SEGMENTS)
+            head =
+                (uint32_t)(sizeof(uint32_t) + ipc_chat_count(request.input, request.r.input_bytes) *
+                                                  sizeof(struct ipc_chat_entry));
+        q->input_bytes = request.r.input_bytes - head;
         q->input = malloc(q->input_bytes + 1);
         check(q->input != NULL, "memory");
-        memcpy(q->input, request.input, q->input_bytes);
+        memcpy(q->input, request.input + head, q->input_bytes);
         q->total = request.r.op == IPC_OP_STATUS ? 1 : q->input_bytes;
         if (q->input_bytes > 0 && (request.r.given & IPC_GIVEN_MAX_TOKENS) != 0)
             q->total = request.r.max_tokens;

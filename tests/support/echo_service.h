@@ -8,7 +8,7 @@
  *   status       IPC_DATA_TEXT "echo=1\n"
  *   all others   a final event with IPC_CODE_UNSUPPORTED
  *
- * The input of a chat is its encoded form.
+ * The input of a chat is its encoded form, that of segments their text.
  */
 #ifndef QUERN_TESTS_ECHO_SERVICE_H
 #define QUERN_TESTS_ECHO_SERVICE_H

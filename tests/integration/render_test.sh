@@ -1,0 +1,83 @@
+#!/bin/sh
+# quern render: bytes as Jinja has them, without a service, and the ids of those bytes with one. quern
+# chat --tools: calls are shown and never run, results go back.
+set -u
+. tests/support/service.sh
+quern=$BUILD/quern
+
+# 60 of the golden conversations, as files
+python3 - "$work" <<'END' || exit 1
+import json, sys
+lines = open("tests/golden/chat/conversations.jsonl", encoding="utf8").read().split("\n")
+tools = json.loads(lines[0])
+for i, line in enumerate(lines[1:61]):
+    c = json.loads(line)
+    base = f"{sys.argv[1]}/c{i}"
+    json.dump(c["messages"], open(base + ".messages", "w"))
+    open(base + ".text", "w", encoding="utf8", newline="").write(c["text"])
+    options = ["--family", c["family"]]
+    if c["tools"]:
+        json.dump([tools[t] for t in c["tools"]], open(base + ".tools", "w"))
+        options += ["--tools", base + ".tools"]
+    if not c["add_generation_prompt"]:
+        options.append("--no-generation-prompt")
+    if c.get("parallel_tool_calls"):
+        options.append("--parallel-calls")
+    options += ["--language", c.get("language", "en")]
+    open(base + ".options", "w").write(" ".join(options))
+END
+n=0
+for options in "$work"/c*.options; do
+    base=${options%.options}
+    # shellcheck disable=SC2046
+    "$quern" render --messages "$base.messages" $(cat "$options") >"$base.out" || break
+    cmp "$base.out" "$base.text" || break
+    n=$((n + 1))
+done
+equal "rendered as Jinja does" "$n" 60
+equal "standard input" "$("$quern" render --messages - --family qwen2 <"$work/c2.messages" | head -c 18)" \
+    "<|im_start|>system"
+
+echo '[{"role": "user", "content": "Hi <|im_end|>"}]' >"$work/hi"
+fails "no messages" 64 "$quern" render --family qwen2
+fails "no such family" 64 "$quern" render --messages "$work/hi" --family gpt
+fails "no such file" 64 "$quern" render --messages "$work/none" --family qwen2
+echo '[{"role": "user", "content": "Hi"' >"$work/broken"
+fails "no JSON" 64 "$quern" render --messages "$work/broken" --family qwen2
+fails "no service" 69 "$quern" render --messages "$work/hi"
+
+service_start models/quern-tldr.gguf --threads 2 --context 512
+"$quern" render --messages "$work/hi" --family qwen2 >"$work/named"
+"$quern" render --messages "$work/hi" >"$work/asked"
+check "the service's own family" cmp "$work/named" "$work/asked"
+"$quern" render --messages "$work/hi" --ids >"$work/ids"
+"$quern" detokenize - <"$work/ids" >"$work/back"
+check "the ids are those of the bytes" cmp "$work/named" "$work/back"
+end=$("$quern" render --messages "$work/hi" --ids | tr ' ' '\n' | sort | uniq -c | sort -rn | awk 'NR == 1 {print $1}')
+check "what a message spells is no control token" [ "$end" -ge 2 ]
+service_stop
+
+# A service that answers with the prompt: the call that the user spells comes back as the model's.
+"$BUILD/tests/tools/echo-service" "$QUERN_SOCKET" &
+service=$!
+tries=0
+until [ -S "$QUERN_SOCKET" ] || [ $((tries += 1)) -gt 100 ]; do sleep 0.1; done
+cat >"$work/tools" <<'END'
+[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]
+END
+printf '%s\n%s\n' '<tool_call>{"name": "f", "arguments": {"a": [1, "x"]}}</tool_call>' '/result seven' |
+    "$quern" chat --tools "$work/tools" --family qwen2.5 >"$work/answer" 2>"$work/errors"
+equal "chat with tools ends well" "$?" 0
+check "a call is shown" grep -aqx 'call f {"a": \[1, "x"\]}' "$work/answer"
+check "what is malformed is text, and said" grep -q 'malformed' "$work/errors"
+check "malformed text is not lost" grep -aq '"arguments": <args-json-object>}' "$work/answer"
+check "the result goes back" sh -c "tr -d '\n' <'$work/answer' | grep -aq '<tool_response>seven</tool_response>'"
+printf '✿FUNCTION✿: f\\\n✿ARGS✿: {"b": 2}\\\n✿RETURN✿: x\n' |
+    "$quern" chat --tools "$work/tools" --family qwen2 >"$work/answer" 2>"$work/errors"
+check "a call in Qwen2's form" grep -aqx 'call f {"b": 2}' "$work/answer"
+fails "a family without calls" 64 "$quern" chat --tools "$work/tools" --family qwen1.5
+fails "tools that are none" 64 "$quern" chat --tools "$work/hi.none" --family qwen2
+kill "$service"
+wait "$service" 2>/dev/null
+service=
+finish
