@@ -1,0 +1,332 @@
+/*
+ * What a crowd of clients costs a running quernd. Everything is measured in pairs, in turn.
+ *
+ *   crowd_bench idle         1,000 connected, idle clients: time of a step with and without them
+ *   crowd_bench wake         16 sequences: time of a step whose clients sleep and are rung for every
+ *                            token, and of one whose clients do not ask to be rung
+ *   crowd_bench stop         eight clients: gaps between the tokens of seven of them while the
+ *                            eighth runs, and while it is stopped (SIGSTOP); a minute of each
+ *
+ * idle takes a toy model, so that a microsecond shows; the others 0.5b with 6 layers.
+ */
+#define _GNU_SOURCE
+#include "client/quern.h"
+#include "tests/support/quernd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    IDLE_CLIENTS = 1000,
+    IDLE_ROUNDS = 150,
+    IDLE_TOKENS = 400,
+    WAKE_CLIENTS = 16,
+    WAKE_ROUNDS = 12,
+    WAKE_TOKENS = 100,
+    STOP_CLIENTS = 8,
+    STOP_SLICES = 12, /* of each kind */
+    STOP_SLICE_S = 5,
+    GAPS_MAX = 1 << 20,
+};
+
+struct shared {
+    atomic_uint round, mode, arrived;
+    _Atomic uint32_t n_gaps[2];
+    float gaps_us[2][GAPS_MAX];
+};
+
+static struct shared *shared;
+
+static void check(bool ok, const char *what)
+{
+    if (!ok) {
+        fprintf(stderr, "crowd_bench: %s: %s\n", what, strerror(errno));
+        exit(1);
+    }
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Of n sorted values. */
+static double quantile(const float *values, size_t n, double q)
+{
+    return (double)values[(size_t)((double)(n - 1) * q)];
+}
+
+static struct quern_request request_of(uint32_t *ids, size_t n, uint32_t n_tokens)
+{
+    struct quern_request r;
+    quern_request_init(&r);
+    r.kind = QUERN_INPUT_IDS;
+    r.ids = ids;
+    r.n_ids = n;
+    r.flags = QUERN_IGNORE_EOS;
+    r.given = QUERN_GIVEN_MAX_TOKENS | QUERN_GIVEN_TEMPERATURE;
+    r.max_tokens = n_tokens;
+    return r;
+}
+
+static quern *connected(const struct quernd *service)
+{
+    quern *q = NULL;
+    check(quern_connect(&q, service->socket) == 0, quern_connect_error());
+    return q;
+}
+
+/* A service that takes a crowd. */
+static void start(struct quernd *service, const char *const *model_options, const char *threads)
+{
+    char policy[120];
+    quernd_prepare(service, model_options);
+    snprintf(policy, sizeof policy, "%s/policy", service->folder);
+    FILE *f = fopen(policy, "w");
+    check(f != NULL, policy);
+    fputs("[default]\nconnections = 1100\nregion-bytes = 4G\n", f);
+    fclose(f);
+    quernd_start(service,
+                 (const char *const[]){"--context", "512", "--threads", threads, "--connections",
+                                       "1100", "--policy", policy, "--sequences", "16", NULL});
+}
+
+static void end(struct quernd *service)
+{
+    quernd_stop(service);
+    quernd_remove(service);
+}
+
+/* ---- idle clients -------------------------------------------------------------------------- */
+
+static double token_us(quern *q)
+{
+    struct quern_event event = QUERN_EVENT_INIT;
+    uint32_t ids[4] = {1, 2, 3, 4};
+    struct quern_request r = request_of(ids, 4, IDLE_TOKENS);
+    uint64_t id;
+    double first = 0, last = 0;
+    check(quern_submit(q, &r, &id) == 0, "submit");
+    do {
+        check(quern_next(q, id, &event, -1) == 0, "next");
+        if (event.type == QUERN_EVENT_TOKEN)
+            last = now_us();
+        if (event.type == QUERN_EVENT_TOKEN && event.u.token.index == 9)
+            first = last;
+    } while (event.type != QUERN_EVENT_FINAL);
+    quern_event_done(&event);
+    return (last - first) / (IDLE_TOKENS - 10);
+}
+
+static void bench_idle(void)
+{
+    static const char *const toy[] = {"--shape", "tiny", "--type", "q8_0", NULL};
+    static quern *idle[IDLE_CLIENTS];
+    static float us[2][IDLE_ROUNDS], differences[IDLE_ROUNDS];
+    struct quernd services[2];
+    struct rlimit limit;
+    quern *q[2];
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    for (int i = 0; i < 2; i++) {
+        start(&services[i], toy, "1");
+        q[i] = connected(&services[i]);
+        quern_set_spin(q[i], 1000000);
+        token_us(q[i]);
+    }
+    for (int i = 0; i < IDLE_CLIENTS; i++)
+        idle[i] = connected(&services[1]);
+    for (int i = 0; i < IDLE_ROUNDS; i++) {
+        for (int k = 0; k < 2; k++) {
+            int which = (i + k) % 2; /* neither is always the first */
+            us[which][i] = (float)token_us(q[which]);
+        }
+        differences[i] = us[1][i] - us[0][i];
+    }
+    for (int i = 0; i < 2; i++)
+        qsort(us[i], IDLE_ROUNDS, sizeof(float), by_size);
+    qsort(differences, IDLE_ROUNDS, sizeof(float), by_size);
+    printf("a step alone: %.2f us; with %d idle clients: %.2f us (medians of %d streams)\n",
+           quantile(us[0], IDLE_ROUNDS, 0.5), IDLE_CLIENTS, quantile(us[1], IDLE_ROUNDS, 0.5),
+           IDLE_ROUNDS);
+    printf("difference of pairs: median %.3f us, quartiles %.3f and %.3f\n",
+           quantile(differences, IDLE_ROUNDS, 0.5), quantile(differences, IDLE_ROUNDS, 0.25),
+           quantile(differences, IDLE_ROUNDS, 0.75));
+    for (int i = 0; i < IDLE_CLIENTS; i++)
+        quern_close(idle[i]);
+    for (int i = 0; i < 2; i++) {
+        quern_close(q[i]);
+        end(&services[i]);
+    }
+}
+
+/* ---- sleeping clients ---------------------------------------------------------------------- */
+
+static const char *const six_layers[] = {"--shape", "0.5b", "--layers", "6",
+                                         "--type",  "q8_0", NULL};
+
+/* Waits for a round, submits, reads: in mode 0 asleep between tokens, in mode 1 when all is over. */
+static _Noreturn void be_sleeper(const struct quernd *service, uint32_t index)
+{
+    struct quern_event event = QUERN_EVENT_INIT;
+    quern *q = connected(service);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    atomic_fetch_add(&shared->arrived, 1);
+    for (unsigned round = 1;; round++) {
+        uint32_t ids[1] = {index + 1};
+        struct quern_request r = request_of(ids, 1, WAKE_TOKENS);
+        uint64_t id;
+        while (atomic_load(&shared->round) < 2 * round - 1)
+            usleep(2000);
+        check(quern_submit(q, &r, &id) == 0, "submit");
+        while (atomic_load(&shared->mode) == 1 && atomic_load(&shared->round) < 2 * round)
+            usleep(20000);
+        do
+            check(quern_next(q, id, &event, -1) == 0, "next");
+        while (event.type != QUERN_EVENT_FINAL);
+        atomic_fetch_add(&shared->arrived, 1);
+    }
+}
+
+static void bench_wake(void)
+{
+    static float us[2][WAKE_ROUNDS];
+    pid_t pids[WAKE_CLIENTS];
+    struct quernd service;
+    start(&service, six_layers, "2");
+    for (uint32_t i = 0; i < WAKE_CLIENTS; i++)
+        if ((pids[i] = fork()) == 0)
+            be_sleeper(&service, i);
+    while (atomic_load(&shared->arrived) < WAKE_CLIENTS)
+        usleep(10000);
+    for (unsigned i = 0; i < 2 * WAKE_ROUNDS; i++) {
+        uint64_t steps = quernd_status(&service, "total_steps");
+        uint64_t step_us = quernd_status(&service, "total_step_us");
+        uint64_t finished = quernd_status(&service, "total_finished");
+        atomic_store(&shared->arrived, 0);
+        atomic_store(&shared->mode, i % 2);
+        atomic_store(&shared->round, 2 * i + 1);
+        do
+            usleep(100000); /* each look is a request of its own, in both modes */
+        while (quernd_status(&service, "total_finished") < finished + WAKE_CLIENTS);
+        atomic_store(&shared->round, 2 * i + 2);
+        while (atomic_load(&shared->arrived) < WAKE_CLIENTS)
+            usleep(10000);
+        steps = quernd_status(&service, "total_steps") - steps;
+        step_us = quernd_status(&service, "total_step_us") - step_us;
+        us[i % 2][i / 2] = (float)step_us / (float)steps;
+    }
+    for (int i = 0; i < WAKE_CLIENTS; i++) {
+        kill(pids[i], SIGKILL);
+        waitpid(pids[i], NULL, 0);
+    }
+    for (int i = 0; i < 2; i++)
+        qsort(us[i], WAKE_ROUNDS, sizeof(float), by_size);
+    printf("a step of %d sequences: %.0f us with all clients asleep and rung, %.0f us with none to "
+           "ring (medians of %d rounds): %.4f x; fastest rounds %.0f and %.0f\n",
+           WAKE_CLIENTS, quantile(us[0], WAKE_ROUNDS, 0.5), quantile(us[1], WAKE_ROUNDS, 0.5),
+           WAKE_ROUNDS, quantile(us[0], WAKE_ROUNDS, 0.5) / quantile(us[1], WAKE_ROUNDS, 0.5),
+           (double)us[0][0], (double)us[1][0]);
+    end(&service);
+}
+
+/* ---- a stopped client ---------------------------------------------------------------------- */
+
+static _Noreturn void be_reader(const struct quernd *service, uint32_t index)
+{
+    struct quern_event event = QUERN_EVENT_INIT;
+    quern *q = connected(service);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (uint32_t n = 0;; n++) {
+        uint32_t ids[3] = {index + 1, n % 200 + 1, 7};
+        struct quern_request r = request_of(ids, 3, 400);
+        double last = 0;
+        uint64_t id;
+        check(quern_submit(q, &r, &id) == 0, "submit");
+        do {
+            check(quern_next(q, id, &event, -1) == 0, "next");
+            if (event.type != QUERN_EVENT_TOKEN)
+                continue;
+            double now = now_us();
+            unsigned mode = atomic_load(&shared->mode);
+            if (last > 0 && index > 0 && mode < 2) {
+                uint32_t at = atomic_fetch_add(&shared->n_gaps[mode], 1);
+                if (at < GAPS_MAX)
+                    shared->gaps_us[mode][at] = (float)(now - last);
+            }
+            last = now;
+        } while (event.type != QUERN_EVENT_FINAL);
+    }
+}
+
+static void bench_stop(void)
+{
+    pid_t pids[STOP_CLIENTS];
+    struct quernd service;
+    start(&service, six_layers, "2");
+    atomic_store(&shared->mode, 2); /* nobody counts */
+    for (uint32_t i = 0; i < STOP_CLIENTS; i++)
+        if ((pids[i] = fork()) == 0)
+            be_reader(&service, i);
+    sleep(2);
+    for (int i = 0; i < 2 * STOP_SLICES; i++) {
+        kill(pids[0], i % 2 ? SIGSTOP : SIGCONT);
+        usleep(200000);
+        atomic_store(&shared->mode, (unsigned)i % 2);
+        sleep(STOP_SLICE_S);
+        atomic_store(&shared->mode, 2);
+    }
+    for (int i = 0; i < STOP_CLIENTS; i++) {
+        kill(pids[i], SIGKILL);
+        waitpid(pids[i], NULL, 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        uint32_t n = atomic_load(&shared->n_gaps[i]);
+        n = n < GAPS_MAX ? n : GAPS_MAX;
+        check(n > 0, "no tokens came");
+        qsort(shared->gaps_us[i], n, sizeof(float), by_size);
+        printf("the eighth client %s for %d s: %u gaps of the others, p50 %.0f us, p99 %.0f us, "
+               "p99.9 %.0f us\n",
+               i ? "stopped" : "running", STOP_SLICES * STOP_SLICE_S, n,
+               quantile(shared->gaps_us[i], n, 0.5), quantile(shared->gaps_us[i], n, 0.99),
+               quantile(shared->gaps_us[i], n, 0.999));
+    }
+    end(&service);
+}
+
+int main(int argc, char **argv)
+{
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    check(shared != MAP_FAILED, "mmap");
+    if (argc == 2 && strcmp(argv[1], "idle") == 0) {
+        bench_idle();
+    } else if (argc == 2 && strcmp(argv[1], "wake") == 0) {
+        bench_wake();
+    } else if (argc == 2 && strcmp(argv[1], "stop") == 0) {
+        bench_stop();
+    } else {
+        fprintf(stderr, "usage: crowd_bench idle|wake|stop\n");
+        return 64;
+    }
+    return 0;
+}
