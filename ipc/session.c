@@ -11,9 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Packets read, and bad requests answered, in one call: a client that floods us gets no more of
- * the engine's time than that before the others have their turn. */
-#define PACKETS_PER_CALL 64
+/* Bad requests answered in one call: a client that floods us gets no more of the engine's time than
+ * that before the others have their turn. */
 #define ANSWERS_PER_CALL 16
 
 enum state {
@@ -153,30 +152,20 @@ static int receive_packet(struct ipc_session *s, const void *packet, size_t n, u
 int ipc_session_receive(struct ipc_session *s)
 {
     uint8_t packet[sizeof(struct ipc_hello)];
-    int result = IPC_RECEIVED_NOTHING;
+    unsigned n_fds = 0;
+    int fds[1];
 
     if (s->state == STATE_BROKEN)
         return -ECONNRESET;
-    for (int i = 0; i < PACKETS_PER_CALL; i++) {
-        int fds[2];
-        unsigned n_fds = 0;
-        ssize_t n = ipc_receive(s->peer.fd, packet, sizeof(packet), fds, 0, &n_fds, MSG_DONTWAIT);
-
-        if (n == -EAGAIN)
-            break;
-        if (n <= 0 && n_fds == 0) {
-            snprintf(s->why, sizeof(s->why), "The client hung up.");
-            s->state = STATE_BROKEN;
-            return -ECONNRESET;
-        }
-        int r = receive_packet(s, packet, (size_t)n, n_fds);
-        if (r < 0)
-            return r;
-        result = r;
-        if (r == IPC_RECEIVED_HELLO)
-            break;
+    ssize_t n = ipc_receive(s->peer.fd, packet, sizeof(packet), fds, 0, &n_fds, MSG_DONTWAIT);
+    if (n == -EAGAIN)
+        return IPC_RECEIVED_NOTHING;
+    if (n <= 0 && n_fds == 0) {
+        snprintf(s->why, sizeof(s->why), "The client hung up.");
+        s->state = STATE_BROKEN;
+        return -ECONNRESET;
     }
-    return result;
+    return receive_packet(s, packet, (size_t)n, n_fds);
 }
 
 int ipc_session_wanted(const struct ipc_session *s, const struct ipc_limits *limits,

@@ -56,8 +56,9 @@ enum ipc_received {
     IPC_RECEIVED_DOORBELL = 2, /* look at the rings */
 };
 
-/* Reads the socket until it is empty. An enum ipc_received, -ECONNRESET: the client hung up,
- * -EPROTO: it sent what no client sends. */
+/* Reads one packet of the socket, which the caller watches level-triggered: more of them make it
+ * readable again, after the look at memory that the first one asked for. An enum ipc_received,
+ * -ECONNRESET: the client hung up, -EPROTO: it sent what no client sends. */
 int ipc_session_receive(struct ipc_session *session);
 
 /* What the hello asked for, cut down to the limits and rounded: for a policy that counts bytes.
