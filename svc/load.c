@@ -56,6 +56,7 @@ void engine_unload(struct engine *engine)
     e->rows = NULL;
     e->prepare = (struct prepare){0};
     e->sched = NULL;
+    e->pins = NULL;
     e->prefix = NULL;
     e->forward = NULL;
     e->kv = NULL;
