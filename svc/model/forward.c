@@ -154,10 +154,10 @@ int forward_new(struct forward **ret, const struct model *model, struct ops_pool
     if (r == 0)
         r = ops_input_new(&forward->input, max_tokens, max_cols(shape));
     if (r == 0 && shape->n_experts)
-        r = moe_new(&forward->moe, shape, pool, max_tokens);
+        r = moe_new(&forward->moe, shape, pool, max_tokens, model_scratch_pages(model));
     if (r == 0)
         r = mm_arena_map(&forward->scratch, lay_out(forward, shape, max_tokens, NULL),
-                         MM_HUGE_PREFER, NULL, 0);
+                         model_scratch_pages(model), NULL, 0);
     if (r < 0)
         goto free_forward;
     lay_out(forward, shape, max_tokens, (float *)forward->scratch.base);

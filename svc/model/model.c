@@ -26,6 +26,7 @@ struct model {
     struct model_sampling sampling;
     struct text_tokenizer *tokenizer; /* or NULL */
     struct ops_rope *rope;
+    enum mm_huge_policy huge_pages;
     char name[128];
     char notes[1536];
 };
@@ -49,6 +50,7 @@ int model_load(struct model **ret, const char *path, const struct model_options 
         r = -ENOMEM;
         goto free_gguf;
     }
+    model->huge_pages = options->huge_pages;
     r = model_shape_read(&model->shape, gguf, why, why_size);
     if (r == 0)
         r = model_weights_plan(&model->weights, gguf, &model->shape, why, why_size);
@@ -290,6 +292,11 @@ const char *model_kept_by(const struct model *model, struct timespec *ret_since)
     if (!model->residence.kept || mm_store_since(&model->weights.arena, ret_since) < 0)
         return NULL;
     return model->residence.store.place == MM_STORE_SYSTEMD ? "systemd" : "hugetlbfs";
+}
+
+enum mm_huge_policy model_scratch_pages(const struct model *model)
+{
+    return model->huge_pages == MM_HUGE_OFF ? MM_HUGE_OFF : MM_HUGE_PREFER;
 }
 
 bool model_is_warm(const struct model *model)

@@ -93,6 +93,9 @@ const char *model_image_notes(const struct model *model);
  * was written (model_image_notes and model_load_notes say why). */
 int model_wait_for_image(struct model *model);
 
+/* Pages for memory that is computed in: small where that was said, else the best there are. */
+enum mm_huge_policy model_scratch_pages(const struct model *model);
+
 /* Whether the weights were there when the process started (warm restart). */
 bool model_is_warm(const struct model *model);
 

@@ -79,7 +79,7 @@ size_t moe_bytes(const struct model_shape *shape, uint32_t max_rows)
 }
 
 int moe_new(struct moe **ret, const struct model_shape *shape, struct ops_pool *pool,
-            uint32_t max_rows)
+            uint32_t max_rows, enum mm_huge_policy pages)
 {
     struct moe *moe = calloc(1, sizeof *moe);
     if (!moe)
@@ -89,8 +89,7 @@ int moe_new(struct moe **ret, const struct model_shape *shape, struct ops_pool *
     moe->max_rows = max_rows;
     int r = ops_input_new(&moe->input, max_rows, max_cols(shape));
     if (r == 0)
-        r = mm_arena_map(&moe->scratch, lay_out(moe, shape, max_rows, NULL), MM_HUGE_PREFER, NULL,
-                         0);
+        r = mm_arena_map(&moe->scratch, lay_out(moe, shape, max_rows, NULL), pages, NULL, 0);
     if (r < 0)
         goto free_moe;
     lay_out(moe, shape, max_rows, (float *)moe->scratch.base);

@@ -13,7 +13,7 @@ struct moe;
 
 /* Scratch for steps of up to max_rows rows. Returns 0 or -ENOMEM. */
 int moe_new(struct moe **ret, const struct model_shape *shape, struct ops_pool *pool,
-            uint32_t max_rows);
+            uint32_t max_rows, enum mm_huge_policy pages);
 void moe_free(struct moe *moe);
 size_t moe_bytes(const struct model_shape *shape, uint32_t max_rows); /* 0 if dense */
 

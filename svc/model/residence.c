@@ -119,9 +119,9 @@ void model_residence_find(struct model_residence *ret, struct model_weights *wei
 }
 
 /* Becomes the writer of the image that this start will pack, unless somebody else finishes it
- * meanwhile: then it is opened. 0 or -ECANCELED. */
+ * meanwhile: then it is opened. `failed`: there is one, and it could not be read. 0 or -ECANCELED. */
 static int begin_or_open(struct model_residence *residence, struct mm_image_writer **ret,
-                         const struct model_weights *weights, const struct gguf *gguf,
+                         bool failed, const struct model_weights *weights, const struct gguf *gguf,
                          const struct model_options *options, char *notes, size_t notes_size)
 {
     for (int in_cache = 0; in_cache < 2 && !*ret && !residence->image; in_cache++) {
@@ -129,7 +129,7 @@ static int begin_or_open(struct model_residence *residence, struct mm_image_writ
         if (!path)
             continue;
         int r = begin_image(ret, path, options, weights, notes, notes_size);
-        if (r == 0 || r == -EEXIST)
+        if ((r == 0 && !failed) || r == -EEXIST)
             open_image(residence, weights, path, again, sizeof again);
         else
             free(path);
@@ -146,6 +146,7 @@ int model_residence_load(struct model_residence *residence, struct model_weights
 {
     struct mm_image_writer *writer = NULL;
     bool own = true; /* nobody else wrote the tables */
+    bool failed = residence->image != NULL;
     int r = residence->adopted ? 0 : -ENOENT;
     if (residence->adopted) {
         mm_why_add(notes, notes_size, "Weights kept from the process before, on %s.",
@@ -155,7 +156,7 @@ int model_residence_load(struct model_residence *residence, struct model_weights
         r = read_image(residence, weights, options, notes, notes_size);
     }
     if (r == -ENOENT && residence->known) {
-        r = begin_or_open(residence, &writer, weights, gguf, options, notes, notes_size);
+        r = begin_or_open(residence, &writer, failed, weights, gguf, options, notes, notes_size);
         own = residence->own_image;
         if (r == 0)
             r = residence->image ? read_image(residence, weights, options, notes, notes_size)

@@ -1,9 +1,8 @@
 /* The same logits, bit by bit, from wherever the weights come: the model file, the packed image,
  * the process before; and what is damaged, stale or in the way is said and costs nothing else. */
-#define _GNU_SOURCE /* unshare, asprintf */
-#include "svc/model/forward.h"
-#include "svc/model/model.h"
+#define _GNU_SOURCE /* unshare */
 #include "tests/support/hugepool.h"
+#include "tests/support/loading.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -23,108 +22,32 @@
 
 #include <cmocka.h>
 
-#define N_TOKENS 24
-#define CONTEXT  256
-#define PAGES    24 /* of 2 MiB: weights of two loads and their KV */
+#define PAGES 24 /* of 2 MiB: weights of two loads and their KV */
 
 static char folder[] = "/var/tmp/quern-residence-test-XXXXXX";
 static char file[80], image[96], mount_path[80], store[96];
 static bool mounted;
 static unsigned grown;
 
-struct outcome {
-    int result;
-    bool warm;
-    char notes[2048], image_notes[1024], why[512];
-    uint32_t n_vocab;
-    float logits[N_TOKENS * 512];
-};
+static struct loading reference;
 
-static struct outcome reference;
-
-/* ---- a start of the service, as far as weights go ------------------------------------------- */
-
-static int run_model(const struct model *model, struct ops_pool *pool, struct outcome *ret)
+static void load_and_run(const struct model_options *with, bool wait_for_image, struct loading *ret)
 {
-    struct mm_kv *kv = NULL;
-    struct forward *forward = NULL;
-    uint32_t tokens[N_TOKENS], pages[CONTEXT / OPS_KV_PAGE + 1];
-    uint32_t n_pages = (N_TOKENS + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
-    ret->n_vocab = model_shape(model)->n_vocab;
-    if (ret->n_vocab > 512)
-        return -ERANGE;
-    int r = mm_kv_new(&kv, n_pages, model_shape(model)->n_layers,
-                      forward_kv_slice_bytes(model, OPS_KV_F16), MM_HUGE_OFF, NULL, 0);
-    if (r == 0)
-        r = forward_new(&forward, model, pool, kv, OPS_KV_F16, N_TOKENS, CONTEXT);
-    for (uint32_t i = 0; i < N_TOKENS; i++)
-        tokens[i] = i * 11 % 250;
-    for (uint32_t i = 0; r == 0 && i < n_pages; i++)
-        pages[i] = mm_kv_take(kv);
-    struct forward_span span = {.tokens = tokens,
-                                .n_tokens = N_TOKENS,
-                                .pages = pages,
-                                .n_logits = N_TOKENS,
-                                .logits = ret->logits};
-    if (r == 0)
-        r = forward_run(forward, &span, 1, NULL);
-    forward_free(forward);
-    mm_kv_free(kv);
-    return r < 0 ? r : span.error;
+    loading_run(file, with, wait_for_image, ret);
 }
 
-static void load_and_run(const struct model_options *with, bool wait_for_image, struct outcome *ret)
+static void check_same(const struct loading *outcome, const char *word)
 {
-    memset(ret, 0, sizeof *ret);
-    struct model_options options = *with;
-    options.n_context = CONTEXT;
-    options.kv_type = OPS_KV_F16;
-    struct ops_pool_options threads = {.n_threads = 2};
-    struct ops_pool *pool;
-    struct model *model;
-    ret->result = ops_pool_new(&pool, &threads);
-    if (ret->result < 0)
-        return;
-    ret->result = model_load(&model, file, &options, pool, ret->why, sizeof ret->why);
-    if (ret->result == 0) {
-        snprintf(ret->notes, sizeof ret->notes, "%s", model_load_notes(model));
-        ret->warm = model_is_warm(model);
-        ret->result = run_model(model, pool, ret);
-        bool written = wait_for_image && strstr(ret->notes, "packed from the model file");
-        for (int i = 0; written && i < 2000 && model_image_notes(model) == NULL; i++)
-            usleep(5000);
-        if (model_image_notes(model))
-            snprintf(ret->image_notes, sizeof ret->image_notes, "%s", model_image_notes(model));
-        model_free(model);
-    }
-    ops_pool_free(pool);
-}
-
-static void check_same(const struct outcome *outcome, const char *word)
-{
-    if (outcome->result < 0 || (word && !strstr(outcome->notes, word)))
-        print_message("result %d, \"%s\", notes \"%s\"\n", outcome->result, outcome->why,
-                      outcome->notes);
-    assert_int_equal(outcome->result, 0);
-    if (word)
-        assert_non_null(strstr(outcome->notes, word));
-    assert_int_equal(outcome->n_vocab, reference.n_vocab);
-    assert_memory_equal(outcome->logits, reference.logits,
-                        (size_t)N_TOKENS * reference.n_vocab * sizeof(float));
+    assert_true(loading_same(outcome, &reference, word));
 }
 
 /* ---- set-up --------------------------------------------------------------------------------- */
 
 static int make_model(const char *seed)
 {
-    const char *build = getenv("BUILD");
-    char *command;
-    if (asprintf(&command, "'%s/tests/tools/make-model' --shape tiny --type q8_0 --seed %s '%s'",
-                 build ? build : "build", seed, file) < 0)
-        return -1;
-    int r = system(command);
-    free(command);
-    return r;
+    char options[64];
+    snprintf(options, sizeof options, "--shape tiny --type q8_0 --seed %s", seed);
+    return loading_make_model(options, file);
 }
 
 static int start(void **state)
@@ -179,7 +102,7 @@ static unsigned count_files(void)
 
 /* ---- tests ---------------------------------------------------------------------------------- */
 
-static struct outcome outcome;
+static struct loading outcome;
 
 static void every_kind_of_page_gives_the_same_logits(void **state)
 {
@@ -278,7 +201,7 @@ static void a_cancelled_load_leaves_nothing(void **state)
 }
 
 /* In a process of its own, as starts of a service are. */
-static pid_t start_process(const struct model_options *options, struct outcome *shared)
+static pid_t start_process(const struct model_options *options, struct loading *shared)
 {
     fflush(NULL);
     pid_t pid = fork();
@@ -294,7 +217,7 @@ static void killed_at_any_moment_the_next_start_is_clean(void **state)
 {
     (void)state;
     struct model_options options = {.image = image, .huge_pages = MM_HUGE_OFF};
-    static struct outcome lost;
+    static struct loading lost;
     srand(17);
     for (int i = 0; i < 30; i++) {
         if (i % 3 == 0)
@@ -313,7 +236,7 @@ static void of_two_that_start_together_one_packs(void **state)
 {
     (void)state;
     struct model_options options = {.image = image, .huge_pages = MM_HUGE_OFF};
-    struct outcome *both =
+    struct loading *both =
         mmap(NULL, 2 * sizeof *both, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(both != MAP_FAILED);
     for (int i = 0; i < 5; i++) {
