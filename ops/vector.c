@@ -81,6 +81,11 @@ uint32_t ops_argmax(const float *x, size_t n)
     return 0; /* nothing but NaN */
 }
 
+void ops_block_max(const float *x, size_t n, size_t block, float *max)
+{
+    ops_vector_kernels()->block_max(x, n, block, max);
+}
+
 float ops_expf(float x)
 {
     const float t = fmaf(x, OPS_EXP_LOG2E, OPS_EXP_MAGIC);

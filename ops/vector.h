@@ -25,6 +25,10 @@ float ops_log_sum_exp(const float *x, size_t n);
 /* The first index of the greatest value; NaN never wins. n > 0. */
 uint32_t ops_argmax(const float *x, size_t n);
 
+/* max[b] is the greatest of x[b * block …], NaN passed over, -infinity if there is nothing else;
+ * ceil(n / block) of them; block is a multiple of 64. */
+void ops_block_max(const float *x, size_t n, size_t block, float *max);
+
 /* y[i] = fma(a, x[i], y[i]). */
 void ops_axpy(float a, const float *x, size_t n, float *y);
 

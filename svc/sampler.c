@@ -1,9 +1,11 @@
 /* From logits to a token (see sampler.h for the order and the generator).
  *
  * Penalised ids are few: they are taken out of the row and kept in double precision beside it. The
- * row is then scanned in blocks whose maximum is compared with a threshold, so that a vocabulary of
- * 152k costs two vectorised passes and the rest is work on a handful of candidates. */
+ * row is then read once for the maxima of its blocks, and only blocks whose maximum reaches a threshold
+ * are looked at: a vocabulary of 152k costs one vectorised pass, the rest is a handful of candidates. */
 #include "svc/sampler.h"
+
+#include "ops/vector.h"
 
 #include <errno.h>
 #include <math.h>
@@ -12,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCAN_BLOCK = 64, SCAN_LANES = 16 };
+enum { SCAN_BLOCK = 64 };
 
 /* Below this many temperatures under the maximum, even 152k tokens together weigh less than half
  * a unit of the 53-bit draw: they cannot be drawn and are not looked at. */
@@ -41,6 +43,7 @@ struct sampler {
     size_t n_kept;
     struct sampler_candidate *candidates; /* (n_tokens) gathered, then a heap */
     struct sampler_candidate *kept;       /* (n_tokens) */
+    float *maxima;                        /* of the row, in blocks of SCAN_BLOCK */
     size_t n_saved;
     struct saved_logit *saved; /* (n_tokens) what penalised entries of the row were */
 };
@@ -220,28 +223,16 @@ static void heapify(struct sampler_candidate *heap, size_t n, bool best_on_top)
         sift_down(heap, n, i, best_on_top);
 }
 
-/* The greatest of SCAN_BLOCK values; NaN never wins. Lanes apart, so that it vectorises. */
-static float block_max(const float *x)
+/* Keeps in heap[0 … *n) (worst on top) the k best of what it held and of the row, whose maxima are
+ * known. */
+static void select_best(const struct sampler *s, struct sampler_candidate *heap, size_t *n,
+                        size_t k, const float *row)
 {
-    float lanes[SCAN_LANES];
-    for (int i = 0; i < SCAN_LANES; i++)
-        lanes[i] = -INFINITY;
-    for (int j = 0; j < SCAN_BLOCK; j += SCAN_LANES)
-        for (int i = 0; i < SCAN_LANES; i++)
-            lanes[i] = x[j + i] > lanes[i] ? x[j + i] : lanes[i];
-    float best = -INFINITY;
-    for (int i = 0; i < SCAN_LANES; i++)
-        best = lanes[i] > best ? lanes[i] : best;
-    return best;
-}
+    size_t n_row = s->n_tokens;
 
-/* Keeps in heap[0 … *n) (worst on top) the k best of what it held and of the row. */
-static void select_best(struct sampler_candidate *heap, size_t *n, size_t k, const float *row,
-                        size_t n_row)
-{
     for (size_t start = 0; start < n_row; start += SCAN_BLOCK) {
         size_t end = start + SCAN_BLOCK < n_row ? start + SCAN_BLOCK : n_row;
-        if (*n == k && end - start == SCAN_BLOCK && block_max(row + start) < heap[0].value)
+        if (*n == k && s->maxima[start / SCAN_BLOCK] < heap[0].value)
             continue;
         for (size_t i = start; i < end; i++) {
             struct sampler_candidate c = {.id = (uint32_t)i, .value = row[i]};
@@ -337,7 +328,7 @@ static void gather(struct sampler *s, const float *row, double threshold)
             s->candidates[n++] = s->candidates[i];
     for (size_t start = 0; start < s->n_tokens; start += SCAN_BLOCK) {
         size_t end = start + SCAN_BLOCK < s->n_tokens ? start + SCAN_BLOCK : s->n_tokens;
-        if (end - start == SCAN_BLOCK && block_max(row + start) < threshold)
+        if (s->maxima[start / SCAN_BLOCK] < threshold)
             continue;
         for (size_t i = start; i < end; i++)
             if (row[i] >= threshold && row[i] > -INFINITY)
@@ -380,7 +371,8 @@ static bool find_bounds(struct sampler *s, const float *row, size_t k, double *r
             sift_down(s->kept, k, 0, false);
         }
     }
-    select_best(s->kept, &n, k, row, s->n_tokens);
+    ops_block_max(row, s->n_tokens, SCAN_BLOCK, s->maxima);
+    select_best(s, s->kept, &n, k, row);
     if (n == 0)
         return false;
     *ret_kth = s->kept[0].value;
@@ -402,7 +394,8 @@ int sampler_new(struct sampler **ret, uint32_t n_tokens)
     s->candidates = calloc(n_tokens, sizeof *s->candidates);
     s->kept = calloc(n_tokens, sizeof *s->kept);
     s->saved = calloc(n_tokens, sizeof *s->saved);
-    if (!s->candidates || !s->kept || !s->saved) {
+    s->maxima = calloc(n_tokens / SCAN_BLOCK + 1, sizeof *s->maxima);
+    if (!s->candidates || !s->kept || !s->saved || !s->maxima) {
         sampler_free(s);
         return -ENOMEM;
     }
@@ -417,6 +410,7 @@ void sampler_free(struct sampler *sampler)
     free(sampler->candidates);
     free(sampler->kept);
     free(sampler->saved);
+    free(sampler->maxima);
     free(sampler);
 }
 
@@ -491,7 +485,8 @@ size_t sampler_top(struct sampler *sampler, const float *logits, size_t n,
     *ret_top = sampler->candidates;
     if (n == 0)
         return 0;
-    select_best(sampler->candidates, &n_top, n, logits, sampler->n_tokens);
+    ops_block_max(logits, sampler->n_tokens, SCAN_BLOCK, sampler->maxima);
+    select_best(sampler, sampler->candidates, &n_top, n, logits);
     for (size_t left = n_top; left > 1;) { /* heap sort: the worst goes to the end */
         struct sampler_candidate worst = sampler->candidates[0];
         sampler->candidates[0] = sampler->candidates[--left];
