@@ -7,7 +7,7 @@
  *   crowd_bench stop SECONDS eight clients: gaps between the tokens of seven of them while the
  *                            eighth runs, and while it is stopped (SIGSTOP), so many seconds of each
  *
- * idle takes a toy model, so that a microsecond shows; the others 0.5b with 6 layers.
+ * idle takes a toy model, so that a microsecond shows; the others half of 0.5b's layers.
  */
 #define _GNU_SOURCE
 #include "client/quern.h"
@@ -29,11 +29,11 @@
 
 enum {
     IDLE_CLIENTS = 1000,
-    IDLE_ROUNDS = 300,
+    IDLE_ROUNDS = 150,
     IDLE_TOKENS = 200,
     WAKE_CLIENTS = 16,
-    WAKE_ROUNDS = 8,
-    WAKE_TOKENS = 60,
+    WAKE_ROUNDS = 6,
+    WAKE_TOKENS = 32,
     STOP_CLIENTS = 8,
     STOP_SLICE_S = 5,
     GAPS_MAX = 1 << 20,
@@ -179,8 +179,9 @@ static void bench_idle(void)
 
 /* ---- sleeping clients ---------------------------------------------------------------------- */
 
-static const char *const six_layers[] = {"--shape", "0.5b", "--layers", "6",
-                                         "--type",  "q8_0", NULL};
+/* Half of 0.5b's layers, and a small vocabulary: steps of some ten milliseconds. */
+static const char *const half_a_model[] = {"--shape", "0.5b",   "--layers", "12", "--n-vocab",
+                                           "8192",    "--type", "q8_0",     NULL};
 
 /* Waits for a round, submits, reads: in mode 0 asleep between tokens, in mode 1 when all is over. */
 static _Noreturn void be_sleeper(const struct quernd *service, uint32_t index)
@@ -210,7 +211,7 @@ static void bench_wake(void)
     static float us[2][WAKE_ROUNDS];
     pid_t pids[WAKE_CLIENTS];
     struct quernd service;
-    start(&service, six_layers, "2");
+    start(&service, half_a_model, "2");
     for (uint32_t i = 0; i < WAKE_CLIENTS; i++)
         if ((pids[i] = fork()) == 0)
             be_sleeper(&service, i);
@@ -280,7 +281,7 @@ static void bench_stop(int n_slices)
 {
     pid_t pids[STOP_CLIENTS];
     struct quernd service;
-    start(&service, six_layers, "2");
+    start(&service, half_a_model, "2");
     atomic_store(&shared->mode, 2); /* nobody counts */
     for (uint32_t i = 0; i < STOP_CLIENTS; i++)
         if ((pids[i] = fork()) == 0)

@@ -65,5 +65,8 @@ if [ "${1:-}" = deep ]; then
     check 'deep: three tokens' ok -DREQUESTS=1 -DTOKENS=3 -DBUFFER=4
     check 'deep: the client vanishes' ok -DDISCONNECT=1
     check 'deep: the service vanishes' ok -DDISCONNECT=2
+    check 'deep: one request, four tokens' ok -DREQUESTS=1 -DTOKENS=4
+    check 'deep: the client vanishes, buffers of 4' ok -DREQUESTS=1 -DTOKENS=2 -DBUFFER=4 -DDISCONNECT=1
+    check 'deep: the service vanishes, buffers of 4' ok -DREQUESTS=1 -DTOKENS=2 -DBUFFER=4 -DDISCONNECT=2
 fi
 exit $bad
