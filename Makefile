@@ -32,8 +32,8 @@ V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
-            libjemalloc-dev libsystemd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3
+            libjemalloc-dev libsystemd-dev libmicrohttpd-dev libcmocka-dev libjansson-dev libinih-dev \
+            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -41,7 +41,7 @@ OPT ?= -O2 -g
 CFLAGS_ALL := -std=gnu11 $(OPT) $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden \
               -pthread -fPIC -I. -DQUERN_VERSION='"$(VERSION)"' $(CFLAGS)
 LDFLAGS_ALL := -pthread $(LDFLAGS)
-LIBS_CORE := -luring -lhugetlbfs -lsystemd -linih -lutf8proc -lnuma -lxxhash -ljansson -lm
+LIBS_CORE := -luring -lhugetlbfs -lsystemd -lmicrohttpd -linih -lutf8proc -lnuma -lxxhash -ljansson -lm
 JEMALLOC := -ljemalloc
 
 ifneq ($(SAN),)
@@ -200,6 +200,7 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	for u in systemd/*.service systemd/*.socket; do \
 	    $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(UNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
 	for u in systemd/user/*; do $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(USERUNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
+	install -m644 systemd/grafana-dashboard.json "$(DESTDIR)$(DATADIR)/grafana-dashboard.json"
 	install -m755 systemd/huge-pages.sh "$(DESTDIR)$(LIBEXECDIR)/huge-pages"
 	install -m644 systemd/quern.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf"
 	install -m644 systemd/quern.tmpfiles "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"

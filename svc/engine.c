@@ -379,6 +379,10 @@ void engine_figures(const struct engine *engine, struct figures *ret)
     m->kv_pages_reserved = sched_pages_reserved(e->sched);
     m->kv_pages_pinned = pins_n_pages(e->pins);
     m->page_len = OPS_KV_PAGE;
+    m->weights_bytes = model_arena(e->model)->size;
+    m->weights_pages = model_arena(e->model)->kind;
+    m->kv_bytes = mm_kv_arena(e->kv)->size;
+    m->kv_pages_kind = mm_kv_arena(e->kv)->kind;
     m->counters = e->totals;
 }
 

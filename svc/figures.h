@@ -41,7 +41,9 @@ struct figures_model {
     char name[FIGURES_NAME_MAX];
     uint32_t running, waiting, sequences_max;
     uint32_t kv_pages, kv_pages_used, kv_pages_cached, kv_pages_reserved, kv_pages_pinned;
-    uint32_t page_len; /* positions in a page */
+    uint32_t page_len;                     /* positions in a page */
+    uint32_t weights_pages, kv_pages_kind; /* enum mm_page_kind of their memory */
+    uint64_t weights_bytes, kv_bytes;
     struct figures_counters counters;
 };
 

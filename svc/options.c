@@ -35,7 +35,7 @@ const char options_help[] =
     "  --connections N  --connections-per-user N  --requests-per-user N\n"
     "  --policy FILE|off         limits of each user (/etc/quern/policy.conf)\n"
     "  --drain-s N  --exit-on-idle-s N         requests' time at a stop (0); end unused\n"
-    "  --share-prefixes          users share cached prompts\n"
+    "  --share-prefixes          among users;  --metrics PATH|127.0.0.1:PORT  a page\n"
     "  -v, --verbose; --help, --version\n"
     "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";
 
@@ -62,6 +62,7 @@ const struct option_row options_table[] = {
     {"threads", "service", OPTION_NUMBER, .low = 1, .high = 1024, FIELD(threads)},
     {"policy", "service", OPTION_OFF, LIVE, FIELD(policy)},
     {"verbose", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 2, FIELD(verbose)},
+    {"metrics", "service", OPTION_OFF, FIELD(metrics)},
     {"drain-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 3600, FIELD(drain_s)},
     {"exit-on-idle-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 1u << 20,
      FIELD(exit_on_idle_s)},

@@ -47,6 +47,7 @@ struct options {
                                       there, or NULL: none */
     uint32_t drain_s;              /* SIGTERM: how long running requests may go on */
     uint32_t exit_on_idle_s;       /* without a client; 0: never */
+    const char *metrics;           /* where the page is served, besides systemd's sockets; or NULL */
     bool share_prefixes;           /* the prefix cache is shared by all uids */
     struct option_text *texts;     /* options_done frees them */
 };

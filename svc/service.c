@@ -5,6 +5,7 @@
 #include "svc/client.h"
 #include "svc/engine.h"
 #include "svc/listener.h"
+#include "svc/metrics.h"
 #include "svc/policy_file.h"
 #include "svc/progress.h"
 #include "svc/readiness.h"
@@ -25,6 +26,7 @@ enum {
     EVENTS_MAX = 64,
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
+    PUBLISH_US = 250000,    /* between two snapshots for the metrics page */
     MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
     LOOKS_BEFORE_WATCH = 8, /* inside a step: it is a long one */
     STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
@@ -48,6 +50,9 @@ struct service {
     struct policy policy;
     struct engine engine;
     struct readiness readiness;
+    struct metrics *metrics;              /* or NULL */
+    struct ipc_session_counters sessions; /* of those that are closed */
+    uint64_t published_us;
     struct progress progress; /* of the load */
     struct watcher watcher;
     struct client_list clients;
@@ -92,6 +97,7 @@ static void close_client(struct service *s, struct client *c)
         policy_disconnect(&s->policy, c->account, c->region_bytes);
     else
         s->n_uncounted--;
+    metrics_add_session(&s->sessions, c->session);
     client_free(c); /* closes its descriptors, which leaves epoll */
 }
 
@@ -368,6 +374,23 @@ static void look_at_rings(struct service *s)
 
 /* ---- the loop ------------------------------------------------------------------------------ */
 
+/* Leaves a snapshot for the metrics page: at each rest, and now and then between steps. */
+static void publish(struct service *s, bool at_rest)
+{
+    const uint64_t now = s->metrics ? engine_now_us() : 0;
+    if (!s->metrics || (!at_rest && now - s->published_us < PUBLISH_US))
+        return;
+    struct metrics_snapshot snapshot = {
+        .ring = s->sessions, .load_done = s->engine.load_done, .load_total = s->engine.load_total};
+    engine_figures(&s->engine, &snapshot.figures);
+    for (int i = 0; i < POLICY_N_CAUSES; i++)
+        snapshot.refused[i] = s->policy.refused[i].n;
+    for (const struct client *c = s->clients.all; c; c = c->next)
+        metrics_add_session(&snapshot.ring, c->session);
+    s->published_us = now;
+    metrics_publish(s->metrics, &snapshot, at_rest);
+}
+
 static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
@@ -376,6 +399,7 @@ static int load_progress(void *arg, uint64_t done, uint64_t total)
     look_at_sockets(s, 0);
     look_at_rings(s);
     ring_clients(s);
+    publish(s, false);
     return s->stop ? -ECANCELED : 0;
 }
 
@@ -444,6 +468,7 @@ static void look_inside(void *arg)
 static void rest(struct service *s)
 {
     watcher_call_off(&s->watcher);
+    publish(s, true);
     s->n_steps = 0;
     look_at_sockets(s, sleep_ms(s, readiness_grace_ms(&s->readiness, engine_now_us())));
     if (readiness_grace_ms(&s->readiness, engine_now_us()) == 0)
@@ -590,7 +615,9 @@ static void serve(struct service *s)
         bool stepped = step(s);
         if (stepped && s->n_steps < STEPS_BEFORE_WATCH)
             s->n_steps++;
-        if (!stepped)
+        if (stepped)
+            publish(s, false);
+        else
             look_whether_idle(s);
         if (!stepped && !s->stop && !s->reload && !is_drained(s) && arm_clients(s))
             rest(s);
@@ -688,6 +715,8 @@ int service_run(struct options *options, int argc, char **argv)
     if (r == 0)
         r = open_descriptors(&s, why, sizeof why);
     if (r == 0)
+        r = metrics_new(&s.metrics, options->metrics, why, sizeof why);
+    if (r == 0)
         r = engine_init(&s.engine, options, &s.policy, &s.clients, why, sizeof why);
     s.engine.look = look_inside;
     s.engine.look_arg = &s;
@@ -710,6 +739,7 @@ int service_run(struct options *options, int argc, char **argv)
     wind_down(&s);
     engine_done(&s.engine);
 close:
+    metrics_free(s.metrics);
     close_descriptors(&s);
     policy_done(&s.policy);
     free(s.input);

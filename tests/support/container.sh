@@ -71,7 +71,7 @@ container_pages() {
 
 container_run() {
     install -m755 "$1" "$root/usr/lib/quern-test/inside.sh"
-    install -m644 tests/systemd/checks.sh "$root/usr/lib/quern-test/checks.sh"
+    install -m644 tests/systemd/checks.sh tests/tools/metrics.py "$root/usr/lib/quern-test"
     install -m644 tests/systemd/quern-test.service tests/systemd/quern-test.target \
         "$root/etc/systemd/system"
     mkdir "$cgroup/payload"

@@ -170,6 +170,20 @@ check "… at the end neither" systemctl restart quern.service
 equal "no process was killed by SIGSYS" "$(journal -u quern.service | grep -c 'status=31/SYS')" 0
 override
 
+# The metrics page, by sockets that systemd opened, inside and outside of the sandbox
+mkdir -p /etc/systemd/system/quern-metrics.socket.d
+printf '[Socket]\nListenStream=127.0.0.1:9469\n' >/etc/systemd/system/quern-metrics.socket.d/port.conf
+systemctl daemon-reload
+systemctl stop quern.service
+ip link set lo up 2>/dev/null
+check "the metrics socket starts" systemctl start quern-metrics.socket
+check "a scrape starts the service" python3 /usr/lib/quern-test/metrics.py /run/quern/metrics.sock --raw GET /metrics
+check "… by the port, too" python3 /usr/lib/quern-test/metrics.py 127.0.0.1:9469 --raw GET /metrics
+check "… with its figures" sh -c "python3 /usr/lib/quern-test/metrics.py 127.0.0.1:9469 --raw GET /metrics |
+    grep -q '^quern_build_info'"
+equal "… and it serves as before" "$(answer)" "$one"
+systemctl stop quern-metrics.socket
+
 # A second model, and a user's own service
 printf '[service]\nmodel = /usr/share/quern/toy.gguf\nthreads = 1\n' >/etc/quern/two.conf
 check "a second model" systemctl start quern@two.socket
