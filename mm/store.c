@@ -148,6 +148,18 @@ int mm_store_keep(struct mm_arena *arena, const struct mm_store *store, char *wh
     return r;
 }
 
+void mm_store_let_go(const struct mm_store *store)
+{
+    char name[sizeof PREFIX + MM_STORE_KEY_BYTES + 1], path[sizeof store->folder + 128];
+    snprintf(name, sizeof name, "%s%s", PREFIX, store->key);
+    if (store->place == MM_STORE_SYSTEMD) {
+        remove_from_systemd(name);
+    } else if (store->place == MM_STORE_FOLDER) {
+        snprintf(path, sizeof path, "%s/%s", store->folder, name);
+        unlink(path);
+    }
+}
+
 int mm_store_drop(const struct mm_store *store)
 {
     int n = 0;
@@ -234,7 +246,8 @@ static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store
 {
     char **names = NULL;
     int found = -ENOENT;
-    int n_fds = sd_listen_fds_with_names(0, &names);
+    /* Not a second time: the numbers may belong to other files by then. */
+    int n_fds = sd_listen_fds_with_names(1, &names);
     for (int i = 0; i < n_fds; i++) {
         int fd = FDS_START + i;
         char *name = names[i];

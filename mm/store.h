@@ -34,7 +34,8 @@ struct mm_store {
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
                   size_t why_size);
 
-/* Maps the arena of our key read-only, if it is there with this size or more. Drops all others that nobody
+/* Maps the arena of our key read-only, if it is there with this size or more (from systemd: once in a
+ * process, since the descriptors it gave at the start are taken by it). Drops all others that nobody
  * uses; `why` says which and for what reason. 0, or -ENOENT. */
 int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t size, char *why,
                    size_t why_size);
@@ -46,6 +47,9 @@ int mm_store_begin(struct mm_arena *ret, const struct mm_store *store, size_t si
 /* Seals a finished arena (which is read-only from then on, whatever this returns) and hands it to
  * the store. -ENODEV: not on huge pages, or there is no store; other -errno: the store refused. */
 int mm_store_keep(struct mm_arena *arena, const struct mm_store *store, char *why, size_t why_size);
+
+/* Lets go of the arena of our key: the model is not served any more. */
+void mm_store_let_go(const struct mm_store *store);
 
 /* Lets go of everything in the store; what a process has mapped goes with that process. Returns how
  * many arenas that were. */

@@ -511,6 +511,7 @@ static void change_model(struct service *s)
     s->next_model = NULL;
     s->engine.hold = ENGINE_OPEN;
     readiness_rest(&s->readiness); /* loading is not a step */
+    model_let_go(s->engine.model);
     engine_unload(&s->engine);
     if (load(s, why, sizeof why) == 0 || s->stop)
         return;

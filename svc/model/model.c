@@ -299,6 +299,13 @@ enum mm_huge_policy model_scratch_pages(const struct model *model)
     return model->huge_pages == MM_HUGE_OFF ? MM_HUGE_OFF : MM_HUGE_PREFER;
 }
 
+void model_let_go(struct model *model)
+{
+    if (model->residence.kept)
+        mm_store_let_go(&model->residence.store);
+    model->residence.kept = false;
+}
+
 bool model_is_warm(const struct model *model)
 {
     return model->residence.adopted;

@@ -96,6 +96,9 @@ int model_wait_for_image(struct model *model);
 /* Pages for memory that is computed in: small where that was said, else the best there are. */
 enum mm_huge_policy model_scratch_pages(const struct model *model);
 
+/* The model will not be served again: its weights need not wait for the next start. */
+void model_let_go(struct model *model);
+
 /* Whether the weights were there when the process started (warm restart). */
 bool model_is_warm(const struct model *model);
 
