@@ -1,4 +1,5 @@
 /* quernd: one of the verbs that look at a model and end, or the service. */
+#include "mm/guard.h"
 #include "mm/store.h"
 #include "svc/cmd/cmd.h"
 #include "svc/config.h"
@@ -8,6 +9,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -70,6 +72,16 @@ static int drop_weights(const struct options *options)
     return CMD_OK;
 }
 
+static bool wants_guard(void)
+{
+#ifdef QUERN_DEBUG
+    return true;
+#else
+    const char *guard = getenv("QUERN_GUARD");
+    return guard && *guard == '1';
+#endif
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -98,6 +110,8 @@ int main(int argc, char **argv)
         options_done(&options);
         return code;
     }
+    if (wants_guard() && mm_guard_turn_on() < 0)
+        journal_log(JOURNAL_WARNING, NULL, "The guard against allocations needs jemalloc.");
     int code = service_run(&options, argc, argv);
     options_done(&options);
     return code;

@@ -5,6 +5,7 @@
  * a common prefix is computed once. Full pages go into the cache as they are done. */
 #include "svc/step.h"
 
+#include "mm/guard.h"
 #include "ops/vector.h"
 #include "svc/embedding.h"
 #include "svc/sequence.h"
@@ -475,7 +476,9 @@ static void look(void *arg)
     if (!e->look || now_us - e->step.looked_us < LOOK_US)
         return;
     e->step.looked_us = now_us;
+    mm_guard_pause(); /* what clients bring in the middle of a step may allocate */
     e->look(e->look_arg);
+    mm_guard_go_on();
     const bool cut = makes_way(e, now_us);
     for (size_t i = 0; i < e->step.n; i++) {
         const struct request *q = e->rows[i].request;
@@ -520,6 +523,7 @@ bool engine_step(struct engine *engine)
     if (!e->model)
         return false;
     admit(e, start);
+    mm_guard_begin();
     use_common_prefixes(e);
     size_t n = make_batch(e);
     if (n == 0)
@@ -534,6 +538,7 @@ bool engine_step(struct engine *engine)
     forward_run(e->forward, e->spans, n, &watch);
     const uint64_t computed = engine_now_us();
     ops_pool_run(e->pool, n, 1, sample_task, e);
+    mm_guard_end("a step");
     e->step.is_on = false;
     const uint64_t now = engine_now_us();
     note_step(e, planned, computed, now);
