@@ -55,6 +55,25 @@ check "the service's own family" cmp "$work/named" "$work/asked"
 check "the ids are those of the bytes" cmp "$work/named" "$work/back"
 end=$("$quern" render --messages "$work/hi" --ids | tr ' ' '\n' | sort | uniq -c | sort -rn | awk 'NR == 1 {print $1}')
 check "what a message spells is no control token" [ "$end" -ge 2 ]
+# Sampling defaults: those of the file, which asks for the likeliest token.
+equal "defaults of the file" "$("$quern" status | awk '$1 == "default_temperature" {print $2}')" 0
+printf 'Create an archive from files.\n' >"$work/sentence"
+equal "perplexity is the sum of scores" \
+    "$("$quern" score --output json - <"$work/sentence" | python3 -c 'import json, sys; s = json.load(sys.stdin)
+print("%.5f" % (-s["sum"] / s["counted"]))')" \
+    "$("$BUILD/quernd" perplexity --model models/quern-tldr.gguf --text "$work/sentence" --json |
+        python3 -c 'import json, sys; print("%.5f" % json.load(sys.stdin)["nll"])')"
+service_stop
+
+"$BUILD/tests/tools/make-model" --shape tiny "$work/toy.gguf" || exit 1
+service_start "$work/toy.gguf" --threads 2 --context 512
+"$quern" status >"$work/status"
+for line in "temperature 0.7" "top_p 0.8" "top_k 20" "repetition_penalty 1.1" "min_p 0"; do
+    # shellcheck disable=SC2086
+    set -- $line
+    equal "default of the family: $1" \
+        "$(awk -v key="default_$1" '$1 == key {print $2}' "$work/status")" "$2"
+done
 service_stop
 
 # A service that answers with the prompt: the call that the user spells comes back as the model's.
