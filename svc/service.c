@@ -368,6 +368,7 @@ static int look_at_sockets(struct service *s, int timeout_ms)
 
 static void look_at_rings(struct service *s)
 {
+    reap(s); /* first, so that what the gone held is free for those who ask now */
     poll_clients(s);
     reap(s);
 }

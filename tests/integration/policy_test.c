@@ -2,16 +2,20 @@
  * counted in status, logged once. As root also: clients of other users, the overflow uid. */
 #include "client/quern.h"
 #include "tests/support/quernd.h"
+#include "tests/support/raw_client.h"
 
 #include <errno.h>
 #include <grp.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +26,7 @@ enum { PAGE = 64, PAGES = 24 }; /* of the cache, as --kv-bytes below gives them 
 
 static struct quernd service;
 static uint32_t ids[300];
+static atomic_int *may_exit; /* shared with children */
 
 static void start(const char *policy)
 {
@@ -283,6 +288,47 @@ static void other_users(void **state)
     stop();
 }
 
+/* A connection ends with the process that made it, though a child of that process still holds the
+ * socket (which is then not hung up): the kernel tells of the exit. */
+static void a_connection_ends_with_its_process(void **state)
+{
+    int ready[2], status;
+    pid_t holder;
+    (void)state;
+    start("[default]\n");
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct raw_client c;
+        if (raw_connect(&c, service.socket) < 0)
+            _exit(1);
+        holder = fork();
+        if (holder == 0) {
+            alarm(60); /* whatever becomes of the test */
+            for (;;)
+                pause();
+        }
+        if (write(ready[1], &holder, sizeof holder) != sizeof holder)
+            _exit(2);
+        while (atomic_load(may_exit) == 0)
+            usleep(1000);
+        _exit(0);
+    }
+    assert_int_equal(read(ready[0], &holder, sizeof holder), sizeof holder);
+    assert_int_equal(quernd_status(&service, "clients"), 2);
+    atomic_store(may_exit, 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    for (int i = 0; i < 500 && quernd_status(&service, "clients") != 1; i++)
+        usleep(20000);
+    assert_int_equal(quernd_status(&service, "clients"), 1);
+    assert_int_equal(kill(holder, 0), 0); /* it was there all the time */
+    kill(holder, SIGKILL);
+    close(ready[0]);
+    close(ready[1]);
+    stop();
+}
+
 static int run_quernd(const char *policy_path)
 {
     char program[256];
@@ -325,7 +371,9 @@ static int prepare(void **state)
                    (const char *const[]){"--shape", "tiny", "--type", "q8_0", "--seed", "8", NULL});
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
         ids[i] = (uint32_t)(i * 7 % 250);
-    return chmod(service.folder, 0755);
+    may_exit =
+        mmap(NULL, sizeof *may_exit, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return may_exit == MAP_FAILED ? -1 : chmod(service.folder, 0755);
 }
 
 static int finish(void **state)
@@ -343,6 +391,7 @@ int main(void)
         cmocka_unit_test(a_share_of_the_cache),
         cmocka_unit_test(a_ceiling_for_priorities),
         cmocka_unit_test(other_users),
+        cmocka_unit_test(a_connection_ends_with_its_process),
         cmocka_unit_test(a_wrong_file_is_a_sentence),
     };
     return cmocka_run_group_tests(tests, prepare, finish);
