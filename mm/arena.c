@@ -7,6 +7,7 @@
 #define _GNU_SOURCE /* memfd_create, MADV_POPULATE_WRITE */
 #include "mm/arena.h"
 
+#include "mm/numa.h"
 #include "mm/populate.h"
 #include "mm/why.h"
 
@@ -291,6 +292,9 @@ static int begin_kind(struct mm_arena *ret, size_t size, enum mm_page_kind kind,
 static int start_populating(struct mm_arena *arena)
 {
     size_t page = mm_page_kind_bytes(arena->kind);
+    int r = mm_numa_apply(arena->base, arena->size);
+    if (r < 0)
+        return r;
     if (madvise(arena->base, page, MADV_POPULATE_WRITE) < 0 ||
         madvise(arena->base, arena->size, MADV_DONTDUMP) < 0)
         return -errno;

@@ -2,6 +2,7 @@
 #include "svc/step.h"
 
 #include "mm/memory.h"
+#include "mm/numa.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -177,7 +178,9 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                                     .image_done = say_image_done,
                                     .progress = progress,
                                     .progress_arg = arg};
-    int r = model_load(&model, o->model, &options, e->pool, why, why_size);
+    int r = mm_numa_set(o->numa, why, why_size);
+    if (r == 0)
+        r = model_load(&model, o->model, &options, e->pool, why, why_size);
     if (r < 0)
         return r;
     const struct model_shape *shape = model_shape(model);

@@ -67,6 +67,7 @@ const struct option_row options_table[] = {
     {"exit-on-idle-s", "service", OPTION_NUMBER, LIVE, .low = 0, .high = 1u << 20,
      FIELD(exit_on_idle_s)},
     {"huge-pages", "memory", OPTION_WORD, .words = huge_words, FIELD(huge_pages)},
+    {"numa", "memory", OPTION_OFF, FIELD(numa)},
     {"huge-page-pool", "memory", OPTION_SIZE, .words = pool_words, FIELD(huge_page_pool)},
     {"memory-limit", "memory", OPTION_SIZE, FIELD(memory_limit_bytes)},
     {"kv", "memory", OPTION_WORD, .words = kv_words, FIELD(kv_type)},

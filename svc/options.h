@@ -31,6 +31,7 @@ struct options {
     double rope_factor;             /* 0: not given */
     uint32_t rope_original;         /* trained length; 0: the file's context */
     enum mm_huge_policy huge_pages;
+    const char *numa;              /* "interleave", a node's number, or NULL: as the kernel likes */
     const char *image;             /* packed image: "auto", a path, or NULL: none */
     const char *cache_folder;      /* for images that cannot lie beside the model; or NULL */
     const char *store;             /* warm restarts: "auto", "hugetlbfs", a folder, or NULL: none */
@@ -47,9 +48,9 @@ struct options {
                                       there, or NULL: none */
     uint32_t drain_s;              /* SIGTERM: how long running requests may go on */
     uint32_t exit_on_idle_s;       /* without a client; 0: never */
-    const char *metrics;           /* where the page is served, besides systemd's sockets; or NULL */
-    bool share_prefixes;           /* the prefix cache is shared by all uids */
-    struct option_text *texts;     /* options_done frees them */
+    const char *metrics;       /* where the page is served, besides systemd's sockets; or NULL */
+    bool share_prefixes;       /* the prefix cache is shared by all uids */
+    struct option_text *texts; /* options_done frees them */
 };
 
 /* One row of the table. */

@@ -2,12 +2,14 @@
  * user without capabilities. */
 #define _GNU_SOURCE /* MAP_HUGETLB and friends */
 #include "mm/arena.h"
+#include "mm/numa.h"
 #include "tests/support/confined.h"
 #include "tests/support/hugepool.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <numaif.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -336,9 +338,38 @@ static void without_memfd_create_the_next_kind_is_taken(void **state)
     assert_int_equal(confined_run(&confinement, map_without_memfd, NULL), 0);
 }
 
+/* What one node can show: every kind of page on it or spread over "all", other nodes refused. */
+static void memory_nodes(void **state)
+{
+    (void)state;
+    char why[512] = "";
+    assert_int_equal(mm_numa_set("4095", why, sizeof why), -EINVAL);
+    assert_non_null(strstr(why, "4095"));
+    assert_int_equal(mm_numa_set("left", why, sizeof why), -EINVAL);
+    assert_non_null(strstr(why, "left"));
+    const char *const settings[] = {"interleave", "0", "off"};
+    for (size_t i = 0; i < 3; i++) {
+        if (mm_numa_set(settings[i], why, sizeof why) == -ENODEV) {
+            print_message("%s\n", why);
+            skip();
+        }
+        for (int policy = MM_HUGE_PREFER; policy <= MM_HUGE_OFF; policy += MM_HUGE_OFF) {
+            struct mm_arena arena;
+            int mode = -1;
+            assert_int_equal(
+                mm_arena_map(&arena, 5 << 20, (enum mm_huge_policy)policy, why, sizeof why), 0);
+            assert_int_equal(get_mempolicy(&mode, NULL, 0, arena.base, MPOL_F_ADDR), 0);
+            assert_int_equal(mode, i == 0 ? MPOL_INTERLEAVE : i == 1 ? MPOL_BIND : MPOL_DEFAULT);
+            arena.base[arena.size - 1] = 1;
+            mm_arena_unmap(&arena);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_nodes),
         cmocka_unit_test(huge_pages_of_2_mib),
         cmocka_unit_test(huge_pages_of_1_gib),
         cmocka_unit_test(transparent_and_small_pages),
