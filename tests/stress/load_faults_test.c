@@ -233,9 +233,9 @@ static unsigned duration_us(bool packing)
 
 static void kill_often(bool packing)
 {
-    unsigned whole = duration_us(packing), n_killed = 0;
+    unsigned whole = duration_us(packing), n_killed = 0, n_starts = 0;
     srand(17);
-    for (int i = 0; i < N_KILLS; i++) {
+    while (n_killed < N_KILLS) {
         if (packing)
             unlink(image);
         pid_t pid = start_process();
@@ -243,15 +243,17 @@ static void kill_often(bool packing)
         kill(pid, SIGKILL);
         int status;
         assert_int_equal(waitpid(pid, &status, 0), pid);
+        n_starts++;
         n_killed += WIFSIGNALED(status);
+        if (!WIFSIGNALED(status) && whole > 4000) /* the machine is quicker than it was */
+            whole -= whole / 16;
         loading_run(file, &with_image, true, &outcome);
         assert_true(loading_same(&outcome, &reference, NULL));
         assert_int_equal(count_files(), 2); /* the model, the image, nothing else */
         if (!packing)
             assert_non_null(strstr(outcome.notes, "read from"));
     }
-    print_message("%u of %d were killed before their end\n", n_killed, N_KILLS);
-    assert_true(n_killed >= N_KILLS / 2);
+    print_message("%u of %u starts were killed before their end\n", n_killed, n_starts);
 }
 
 static void killed_while_packing_the_next_start_is_clean(void **state)
