@@ -10,7 +10,7 @@ enum {
     CHUNK_MIN = 8,
     /* With nobody decoding a step may take this many gaps: a larger chunk is cheaper a row, and
      * newcomers and cancels still get in soon. */
-    ALONE_GAPS = 2,
+    ALONE_GAPS = 3,
     /* Beside a short prompt a step takes at most so many times what that would take alone. */
     SHORT_TIMES = 2,
 };
@@ -42,6 +42,9 @@ struct sched {
 };
 
 static const double LEARN = 0.2;
+/* Of the token gap: what a step aims at. Nearly all gaps are to be within the target, and a row costs
+ * more the deeper it stands. */
+static const double AIM = 2.0 / 3;
 static const uint64_t RESORT_US = 200000; /* aging moves slowly */
 
 int sched_new(struct sched **ret, const struct sched_options *options)
@@ -317,7 +320,7 @@ static uint32_t chunk_rows(const struct sched *s, bool alone, uint32_t n_short_r
 {
     if (!(s->per_row_us > 0))
         return CHUNK_FIRST < s->o.chunk_max ? CHUNK_FIRST : s->o.chunk_max;
-    double gap = (double)s->o.token_gap_us;
+    double gap = (double)s->o.token_gap_us * AIM;
     if (gap < 2 * s->plain_us)
         gap = 2 * s->plain_us;
     const double short_us = s->plain_us + s->per_row_us * n_short_rows;
