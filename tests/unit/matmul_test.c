@@ -23,9 +23,22 @@ static const enum ops_type all_types[] = {
     OPS_Q2_K, OPS_Q3_K, OPS_Q4_K, OPS_Q5_K, OPS_Q6_K, OPS_IQ4_NL, OPS_IQ4_XS,
 };
 
-#define N_TYPES    (sizeof(all_types) / sizeof(all_types[0]))
-#define N_ROWS     85 /* five groups of 16 and a tail of 5 */
-#define MAX_TOKENS 37
+#define N_TYPES (sizeof(all_types) / sizeof(all_types[0]))
+#ifdef QUERN_TOY         /* for an emulated processor: tests/emulator */
+#define N_ROWS        21 /* a group of 16 and a tail of 5 */
+#define MAX_TOKENS    21
+#define N_BLOCKS_32   2
+#define N_BLOCKS_256  1
+#define CHUNKS        1, 2, 7, 16, 17
+#define EXTREME_FILLS 0x00, 0xff, 0x80
+#else
+#define N_ROWS        85 /* five groups of 16 and a tail of 5 */
+#define MAX_TOKENS    37
+#define N_BLOCKS_32   7
+#define N_BLOCKS_256  3
+#define CHUNKS        1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33, MAX_TOKENS
+#define EXTREME_FILLS 0x00, 0xff, 0x7f, 0x80, 0x88, 0x0f, 0xf0
+#endif
 
 static struct ops_pool *pools[4]; /* by number of threads */
 
@@ -54,7 +67,7 @@ static uint32_t cols_of(enum ops_type type)
 {
     const uint32_t block_len = ops_type_info(type)->block_len;
 
-    return block_len == 1 ? 53 : block_len == 32 ? 32 * 7 : 256 * 3;
+    return block_len == 1 ? 53 : block_len * (block_len == 32 ? N_BLOCKS_32 : N_BLOCKS_256);
 }
 
 static void problem_pack(struct problem *problem)
@@ -88,6 +101,13 @@ static void problem_init(struct problem *problem, enum ops_type type, uint32_t n
     problem->matrix = (struct ops_matrix){type, n_rows, n_cols, problem->packed};
     for (size_t i = 0; i < MAX_TOKENS * (size_t)n_cols; i++)
         problem->x[i] = random_float() * (i % 31 == 0 ? 30.0f : 1.0f);
+}
+
+/* Keeps the first n_cols inputs: rows and tokens become shorter, and lie closer. */
+static void problem_take_cols(struct problem *problem, uint32_t n_cols)
+{
+    problem->n_cols = n_cols;
+    problem->matrix.n_cols = n_cols;
 }
 
 static void problem_done(struct problem *problem)
@@ -148,7 +168,7 @@ static void assert_same(const struct problem *problem, const float *a, const flo
 /* Instruction sets × threads × numbers of tokens. */
 static void assert_same_everywhere(struct problem *problem)
 {
-    static const size_t chunks[] = {1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33, MAX_TOKENS};
+    static const size_t chunks[] = {CHUNKS};
     const size_t n_rows = problem->n_rows;
     float *expected = reference(problem), *y = malloc(MAX_TOKENS * n_rows * sizeof(float));
     char how[64];
@@ -202,8 +222,32 @@ static void quantize(const float *x, uint32_t n, double *ret)
         ret[i] = (double)d * (double)fminf(127.0f, fmaxf(-127.0f, rintf(x[i] * inverse)));
 }
 
+/* A row of weights in double precision, and what of it is not the minimum: types with a minimum
+ * have two terms for each input, which may cancel. */
+struct weights {
+    double w[1024], scaled[1024];
+};
+
+static void read_weights(const struct problem *problem, uint32_t row, struct weights *ret)
+{
+    const struct ops_type_info *info = ops_type_info(problem->type);
+    const size_t row_bytes = random_weights_row_bytes(problem->type, problem->n_cols);
+    const bool has_min = problem->type == OPS_Q4_1 || problem->type == OPS_Q5_1 ||
+                         problem->type == OPS_Q4_K || problem->type == OPS_Q5_K ||
+                         problem->type == OPS_Q2_K;
+    uint8_t *copy = malloc(row_bytes);
+
+    assert_non_null(copy);
+    memcpy(copy, problem->rows + row * row_bytes, row_bytes);
+    dequantize_row(problem->type, copy, problem->n_cols, ret->w);
+    for (size_t b = 0; has_min && b < row_bytes; b += info->block_bytes)
+        memset(copy + b + (problem->type == OPS_Q2_K ? 82 : 2), 0, 2);
+    dequantize_row(problem->type, copy, problem->n_cols, ret->scaled);
+    free(copy);
+}
+
 /* One value by the definition in double precision, and Σ|terms| for the tolerance. */
-static double define(const struct problem *problem, const double *w, const float *x,
+static double define(const struct problem *problem, const struct weights *weights, const float *x,
                      double *magnitude)
 {
     const uint32_t len = ops_type_info(problem->type)->block_len;
@@ -211,18 +255,20 @@ static double define(const struct problem *problem, const double *w, const float
 
     *magnitude = 0.0;
     for (uint32_t i = 0; i < problem->n_cols; i++) {
+        const double w = weights->w[i], scaled = weights->scaled[i];
         if (len == 1)
             a[0] = (double)x[i];
         else if (i % len == 0)
             quantize(x + i, len, a);
-        sum += w[i] * a[i % len];
-        *magnitude += fabs(w[i] * a[i % len]);
+        sum += w * a[i % len];
+        *magnitude += (fabs(scaled) + fabs(w - scaled)) * fabs(a[i % len]);
     }
     return sum;
 }
 
 static void assert_defined(struct problem *problem)
 {
+    static struct weights weights;
     const size_t n_rows = problem->n_rows;
     float *y = malloc(MAX_TOKENS * n_rows * sizeof(float));
 
@@ -230,13 +276,11 @@ static void assert_defined(struct problem *problem)
     assert_int_equal(ops_isa_select(NULL), 0);
     multiply(problem, pools[2], 0, MAX_TOKENS, y);
     for (uint32_t row = 0; row < n_rows; row++) {
-        static double w[1024];
-        const size_t row_bytes = random_weights_row_bytes(problem->type, problem->n_cols);
-        dequantize_row(problem->type, problem->rows + row * row_bytes, problem->n_cols, w);
+        read_weights(problem, row, &weights);
         for (size_t t = 0; t < MAX_TOKENS; t++) {
             double magnitude;
             const double expected =
-                define(problem, w, problem->x + t * problem->n_cols, &magnitude);
+                define(problem, &weights, problem->x + t * problem->n_cols, &magnitude);
             const double error = fabs((double)y[t * n_rows + row] - expected);
             /* 4 ulp of Σ|terms|; a denormal result may miss by the least float per term. */
             if (!(error <= 4 * (double)FLT_EPSILON * magnitude + problem->n_cols * 0x1p-149))
@@ -269,7 +313,7 @@ static int is_float(enum ops_type type)
  * pairs: where the integer bounds of docs/design.md are met. */
 static void extremes(void **state)
 {
-    static const uint8_t fills[] = {0x00, 0xff, 0x7f, 0x80, 0x88, 0x0f, 0xf0};
+    static const uint8_t fills[] = {EXTREME_FILLS};
     (void)state;
 
     for (size_t i = 0; i < N_TYPES; i++) {
@@ -309,6 +353,65 @@ static void extremes(void **state)
             }
             assert_same_everywhere(&problem);
             assert_defined(&problem);
+            problem_done(&problem);
+        }
+    }
+}
+
+/* The integer of a block, exactly: scales of 1, no minimum, activations that are whole numbers with
+ * 127 among them, so that they are their own quantized form and d_a is 1. The result is the sum as
+ * an int64 computes it, rounded to float32 once. */
+static void integers_are_exact(void **state)
+{
+    static const uint8_t fills[] = {0x00, 0xff, 0x55};
+    static struct weights weights;
+    (void)state;
+
+    for (size_t i = 0; i < N_TYPES; i++) {
+        const enum ops_type type = all_types[i];
+        const struct ops_type_info *info = ops_type_info(type);
+        if (is_float(type))
+            continue;
+        const size_t at = type == OPS_Q2_K   ? 80
+                          : type == OPS_Q3_K ? 108
+                          : type == OPS_Q6_K ? 208
+                                             : 0;
+        const bool has_min = type == OPS_Q4_1 || type == OPS_Q5_1 || type == OPS_Q4_K ||
+                             type == OPS_Q5_K || type == OPS_Q2_K;
+        for (size_t f = 0; f <= sizeof(fills); f++) { /* the last: random bits */
+            struct problem problem;
+            problem_init(&problem, type, 17);
+            problem_take_cols(&problem, info->block_len);
+            for (uint32_t row = 0; row < 17; row++) {
+                uint8_t *block = problem.rows + row * (size_t)info->block_bytes;
+                if (f < sizeof(fills))
+                    memset(block, fills[f], info->block_bytes);
+                block[at] = 0x00; /* 1.0 */
+                block[at + 1] = 0x3c;
+                if (has_min)
+                    block[at + 2] = block[at + 3] = 0;
+            }
+            problem_pack(&problem);
+            for (size_t t = 0; t < MAX_TOKENS; t++) {
+                for (uint32_t c = 0; c < info->block_len; c++)
+                    problem.x[t * info->block_len + c] =
+                        t < 2 ? (t ? -127.0f : 127.0f) : rintf(random_float() * 127.0f);
+                problem.x[t * info->block_len + t % info->block_len] = 127.0f;
+            }
+            assert_same_everywhere(&problem);
+            float y[MAX_TOKENS * 17];
+            multiply(&problem, pools[2], 0, MAX_TOKENS, y);
+            for (uint32_t row = 0; row < 17; row++) {
+                read_weights(&problem, row, &weights);
+                for (size_t t = 0; t < MAX_TOKENS; t++) {
+                    int64_t sum = 0;
+                    for (uint32_t c = 0; c < info->block_len; c++)
+                        sum += (int64_t)weights.w[c] * (int64_t)problem.x[t * info->block_len + c];
+                    if (y[t * 17 + row] != (float)sum)
+                        fail_msg("%s: %.9g, not %lld", info->name, (double)y[t * 17 + row],
+                                 (long long)sum);
+                }
+            }
             problem_done(&problem);
         }
     }
@@ -416,7 +519,7 @@ static void jobs_bias_and_rows(void **state)
     for (size_t i = 0; i < N_TYPES; i++) {
         struct problem problem;
         static float bias[N_ROWS], y[2][MAX_TOKENS * N_ROWS], expected_bias, picked[4];
-        static const uint32_t rows[4] = {84, 0, 17, 16};
+        static const uint32_t rows[4] = {N_ROWS - 1, 0, 17, 16};
         problem_init(&problem, all_types[i], N_ROWS);
         float *expected = reference(&problem);
         for (size_t r = 0; r < N_ROWS; r++)
@@ -524,6 +627,7 @@ int main(void)
         cmocka_unit_test(same_bits_everywhere),
         cmocka_unit_test(as_defined),
         cmocka_unit_test(extremes),
+        cmocka_unit_test(integers_are_exact),
         cmocka_unit_test(denormals_and_huge),
         cmocka_unit_test(padding_is_never_used),
         cmocka_unit_test(bad_rows_are_marked),
