@@ -204,11 +204,12 @@ static double row_error(const struct sequence *s, uint32_t position, uint32_t he
 #define N_SHORT 70   /* positions: more than a page */
 #define N_CUT   140  /* more than a block of 128 */
 #define N_DEEP  1040 /* more than a split of 1,024 */
+/* No F16: Bochs 2.7 rounds a float32 half way between two float16 up, processors to even. */
 static const struct ops_attention_shape shapes[] = {
     {1, 1, 16, OPS_KV_F32},
-    {7, 1, 64, OPS_KV_F16},
+    {7, 1, 64, OPS_KV_F32},
     {3, 1, 96, OPS_KV_Q8_0},
-    {26, 2, 32, OPS_KV_F16},
+    {26, 2, 32, OPS_KV_F32},
 };
 #else
 #define N_SHORT 150
