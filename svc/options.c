@@ -172,6 +172,8 @@ static int set_size(uint64_t *field, const struct option_row *row, const char *t
     return 0;
 }
 
+_Static_assert(sizeof(enum ops_kv_type) == sizeof(int), "words are enums");
+
 static int set_word(int *field, const struct option_row *row, const char *text, char *why,
                     size_t why_size)
 {
@@ -222,7 +224,6 @@ int options_set(struct options *options, const struct option_row *row, const cha
     case OPTION_SIZE:
         return set_size(field, row, text, why, why_size);
     case OPTION_WORD:
-        _Static_assert(sizeof(enum ops_kv_type) == sizeof(int), "words are enums");
         return set_word(field, row, text, why, why_size);
     case OPTION_FLAG:
         return set_flag(field, text, why, why_size);
