@@ -64,6 +64,7 @@ TESTS_INTEGRATION_C := $(patsubst tests/integration/%.c,$(BUILD)/tests/integrati
 TESTS_INTEGRATION_SH := $(wildcard tests/integration/*_test.sh tests/systemd/*_test.sh \
                           tests/emulator/*_test.sh)
 TESTS_STRESS := $(patsubst tests/stress/%.c,$(BUILD)/tests/stress/%,$(wildcard tests/stress/*_test.c))
+TESTS_TOY := $(patsubst tests/emulator/%.c,$(BUILD)/tests/emulator/%,$(wildcard tests/emulator/*_toy.c))
 TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(wildcard tests/tools/*.c))
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/bench/*.c))
@@ -83,7 +84,7 @@ $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%_amx.o: ISA := $(ISA_AVX512) -mavx512vnni -mamx-tile -mamx-int8
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check install uninstall format clean model tests
+.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -104,7 +105,7 @@ run: deps ## build, start the service with the shipped model, stream an answer (
 	$(Q)$(MAKE) --no-print-directory -j$$(nproc) all $(if $(wildcard models/quern-tldr.gguf),,tools)
 	$(Q)BUILD="$(BUILD)" sh client/demo.sh
 
-tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS)
+tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS) $(TESTS_TOY)
 tools: $(TOOLS)
 
 check: deps ## set up, build and pass every test
@@ -136,6 +137,13 @@ bench-ring: $(BUILD)/tests/bench/ring_bench ## measure the ring: two cores, one 
 
 model-check: deps ## check the ring's protocol model at larger sizes (minutes, up to 8 GB)
 	$(Q)sh tests/spin/run.sh deep
+
+bits: tools $(BUILD)/tests/unit/same_bits_test ## every combination of BITS ("q4_k", default all: hours) gives the same bits
+	$(Q)BUILD="$(BUILD)" QUERN_BITS="$${BITS:-all}" $(BUILD)/tests/unit/same_bits_test
+
+emulate: ## run the AVX-512 tests under Bochs, also where the processor has AVX-512
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)BUILD="$(BUILD)" EMULATE=1 sh tests/emulator/avx512_test.sh
 
 model: ## train the shipped model again from its data (hours)
 	$(Q)sh models/train/train.sh

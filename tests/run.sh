@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs every test program given, each under a time limit, and prints one closing line.
 # A program passes with exit 0, is skipped with 77 (its last line says why), else it failed.
-# TEST_TIMEOUT_S (default 300) bounds each; output of a failure is shown whole.
+# TEST_TIMEOUT_S (default 300) bounds each; output of a failure is shown whole, and of a pass what
+# begins with "note: ".
 set -u
 BUILD=${BUILD:-build}
 export BUILD
@@ -20,7 +21,7 @@ for t in "$@"; do
     rc=$?
     took=$(($(date +%s) - start))
     case $rc in
-    0) passed=$((passed + 1)); echo "ok    $name (${took} s)" ;;
+    0) passed=$((passed + 1)); echo "ok    $name (${took} s)"; sed -n 's/^note: /      /p' "$log" ;;
     77) skipped=$((skipped + 1)); r=$(tail -n 1 "$log"); echo "skip  $name: $r"
         why="$why
   skipped $name: $r" ;;
