@@ -203,7 +203,8 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	install -m755 $(BUILD)/libquern.so.0 "$(DESTDIR)$(LIBDIR)/libquern.so.0"
 	ln -sf libquern.so.0 "$(DESTDIR)$(LIBDIR)/libquern.so"
 	install -m644 client/quern.h "$(DESTDIR)$(INCLUDEDIR)/quern.h"
-	install -m644 $(BUILD)/quern.pc "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc"
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	    -e 's|@VERSION@|$(VERSION)|' client/lib/quern.pc.in >"$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc"
 	for m in models/*.gguf; do [ ! -e "$$m" ] || install -m644 "$$m" "$(DESTDIR)$(DATADIR)/"; done
 	for u in systemd/*.service systemd/*.socket; do \
 	    $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(UNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
