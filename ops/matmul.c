@@ -86,6 +86,7 @@ static void multiply_groups(const struct region *region, const struct ops_matmul
                 .n_groups = (uint32_t)n_groups,
                 .n_rows = (uint32_t)(w->n_rows - row),
                 .n_cols = w->n_cols,
+                .is_only_tile = n_tokens <= OPS_TILE_TOKENS,
                 .n_tiles = (uint32_t)(n / OPS_TILE_TOKENS),
                 .y = job->y + t * job->y_stride + row,
                 .y_stride = job->y_stride,

@@ -173,6 +173,8 @@ OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_wo
     for (uint32_t b = 0; b < n_blocks; b += n) {
         const bool signed_already = type == OPS_Q8_0;
         n = n_blocks - b < AMX_CHUNK ? n_blocks - b : AMX_CHUNK;
+        if (work->is_only_tile)
+            fetch_far(body + b * body_bytes, n * body_bytes);
         for (uint32_t i = 0; !signed_already && i < n; i++)
             amx_weights32(type, body + (b + i) * body_bytes, made + i * AMX_RUN_BYTES);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
@@ -290,6 +292,8 @@ OPS_INLINE void amx_group256(const enum ops_type type, const struct ops_matmul_w
     memset(acc, 0, work->n_tiles * sizeof(acc[0]));
     for (uint32_t b = 0; b < n_blocks; b++) {
         struct amx_block256 block;
+        if (work->is_only_tile)
+            fetch_far(body + b * body_bytes, body_bytes);
         amx_unpack256(type, body + b * body_bytes, plane + b * plane_bytes, &block);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
             const struct ops_tile tile = amx_tile(work, k);

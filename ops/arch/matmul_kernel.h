@@ -6,8 +6,15 @@
 #include "ops/arch/packed.h"
 #include "ops/matrix.h"
 
-/* How far ahead of one token's reads the weights are fetched. */
-#define OPS_PREFETCH_BYTES 4096
+/* How far ahead of their use weights are fetched into the second-level cache where they go by once:
+ * for no more than one tile of tokens. */
+#define OPS_FAR_BYTES 16384
+
+OPS_INLINE void fetch_far(const uint8_t *p, size_t n_bytes)
+{
+    for (size_t line = 0; line < n_bytes; line += 64)
+        __builtin_prefetch(p + OPS_FAR_BYTES + line, 0, 2);
+}
 
 /* Writes one part of a group's rows for one token: y = acc, + bias, then y + that if adding. */
 OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, int part,
@@ -38,24 +45,31 @@ OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, i
 
 #include "ops/arch/matmul_block256_kernel.h"
 
-#define MULTIPLY(name, group_function, type)                                                       \
+#include "ops/arch/matmul_one_kernel.h"
+
+#define MULTIPLY(name, block_len, type)                                                            \
     static void name(const struct ops_matmul_work *work)                                           \
     {                                                                                              \
+        if (work->tile.n_tokens == 1) {                                                            \
+            for (uint32_t g = 0; g < work->n_groups; g++)                                          \
+                one_group##block_len(type, work, g);                                               \
+            return;                                                                                \
+        }                                                                                          \
         for (uint32_t g = 0; g < work->n_groups; g++)                                              \
-            group_function(type, work, g);                                                         \
+            block##block_len##_group(type, work, g);                                               \
     }
-MULTIPLY(multiply_q4_0, block32_group, OPS_Q4_0)
-MULTIPLY(multiply_q4_1, block32_group, OPS_Q4_1)
-MULTIPLY(multiply_q5_0, block32_group, OPS_Q5_0)
-MULTIPLY(multiply_q5_1, block32_group, OPS_Q5_1)
-MULTIPLY(multiply_q8_0, block32_group, OPS_Q8_0)
-MULTIPLY(multiply_iq4_nl, block32_group, OPS_IQ4_NL)
-MULTIPLY(multiply_q2_k, block256_group, OPS_Q2_K)
-MULTIPLY(multiply_q3_k, block256_group, OPS_Q3_K)
-MULTIPLY(multiply_q4_k, block256_group, OPS_Q4_K)
-MULTIPLY(multiply_q5_k, block256_group, OPS_Q5_K)
-MULTIPLY(multiply_q6_k, block256_group, OPS_Q6_K)
-MULTIPLY(multiply_iq4_xs, block256_group, OPS_IQ4_XS)
+MULTIPLY(multiply_q4_0, 32, OPS_Q4_0)
+MULTIPLY(multiply_q4_1, 32, OPS_Q4_1)
+MULTIPLY(multiply_q5_0, 32, OPS_Q5_0)
+MULTIPLY(multiply_q5_1, 32, OPS_Q5_1)
+MULTIPLY(multiply_q8_0, 32, OPS_Q8_0)
+MULTIPLY(multiply_iq4_nl, 32, OPS_IQ4_NL)
+MULTIPLY(multiply_q2_k, 256, OPS_Q2_K)
+MULTIPLY(multiply_q3_k, 256, OPS_Q3_K)
+MULTIPLY(multiply_q4_k, 256, OPS_Q4_K)
+MULTIPLY(multiply_q5_k, 256, OPS_Q5_K)
+MULTIPLY(multiply_q6_k, 256, OPS_Q6_K)
+MULTIPLY(multiply_iq4_xs, 256, OPS_IQ4_XS)
 
 #ifdef __AMX_INT8__
 #include "ops/arch/matmul_amx_kernel.h"
