@@ -64,7 +64,8 @@ static bool is_plausible(const struct ipc_event_record *e)
                                  e->u.progress.phase == IPC_PHASE_PREFILL);
     case IPC_EVENT_DATA:
         return e->u.data.kind >= IPC_DATA_IDS && e->u.data.kind <= IPC_DATA_LAST &&
-               (e->u.data.kind == IPC_DATA_TEXT || e->bytes % 4 == 0);
+               (e->u.data.kind == IPC_DATA_TEXT || e->bytes % 4 == 0) &&
+               (e->u.data.kind != IPC_DATA_HANDLE || e->bytes == sizeof(uint64_t));
     case IPC_EVENT_FINAL:
         return e->u.final.reason <= IPC_REASON_LAST && e->u.final.code <= IPC_CODE_LAST &&
                e->bytes <= IPC_SENTENCE_MAX;

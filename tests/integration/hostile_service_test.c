@@ -154,7 +154,7 @@ static void test_event_lies(void **state)
     EVENT_LIE(e.id = 2);
     EVENT_LIE(e.id = 0);
     EVENT_LIE(e.type = 0);
-    EVENT_LIE(e.type = 7);
+    EVENT_LIE(e.type = IPC_EVENT_LAST + 1);
     EVENT_LIE(e.bytes = IPC_DATA_MAX + 1);
     EVENT_LIE(e.bytes = UINT32_MAX);
     EVENT_LIE(e.pos = 1);
@@ -162,8 +162,9 @@ static void test_event_lies(void **state)
     EVENT_LIE((e.type = IPC_EVENT_FINAL, e.u.final.reason = 6));
     EVENT_LIE((e.type = IPC_EVENT_FINAL, e.u.final.code = 13));
     EVENT_LIE((e.type = IPC_EVENT_FINAL, e.bytes = IPC_SENTENCE_MAX + 1));
-    EVENT_LIE((e.type = IPC_EVENT_DATA, e.u.data.kind = 6));
+    EVENT_LIE((e.type = IPC_EVENT_DATA, e.u.data.kind = IPC_DATA_LAST + 1));
     EVENT_LIE((e.type = IPC_EVENT_DATA, e.u.data.kind = IPC_DATA_IDS, e.bytes = 3));
+    EVENT_LIE((e.type = IPC_EVENT_DATA, e.u.data.kind = IPC_DATA_HANDLE, e.bytes = 4));
     EVENT_LIE((e.type = IPC_EVENT_PROGRESS));
     EVENT_LIE((e.type = IPC_EVENT_ACCEPTED, e.bytes = 1));
     event_lie(good, 65);
