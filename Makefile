@@ -84,7 +84,7 @@ $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%_amx.o: ISA := $(ISA_AVX512) -mavx512vnni -mamx-tile -mamx-int8
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model tests
+.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model needle tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -144,6 +144,10 @@ bits: tools $(BUILD)/tests/unit/same_bits_test ## every combination of BITS ("q4
 emulate: ## run the AVX-512 tests under Bochs, also where the processor has AVX-512
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)BUILD="$(BUILD)" EMULATE=1 sh tests/emulator/avx512_test.sh
+
+needle: deps ## a map of the needles that a model finds in long contexts (MODEL=FILE)
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)BUILD="$(BUILD)" sh tests/needle/run.sh
 
 model: ## train the shipped model again from its data (hours)
 	$(Q)sh models/train/train.sh

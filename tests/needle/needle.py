@@ -59,21 +59,47 @@ def trial(quern, hay, depth, rng):
     request = f"Polish the {thing}"
     at = round(depth * len(hay))
     text = "\n".join(hay[:at] + [f"{request}: {command}"] + hay[at:]) + f"\n\n{request}"
-    answer = run([quern, "ask", "--temperature", "0", "--max-tokens", str(ANSWER_TOKENS), text])
+    answer = run([quern, "ask", "--temperature", "0", "--max-tokens", str(ANSWER_TOKENS)], text)
     return command in answer
 
 
-def write_png(path, rows, cell=24):
-    """A grey-to-green map: a cell is a square, found is bright."""
-    pixels = b""
-    for row in rows:
-        line = b"\0" + b"".join(bytes((40, 40 + int(200 * share), 60)) * cell for share in row)
-        pixels += line * cell
+# Digits of 3 x 5 dots: five rows, the left dot is 4.
+GLYPHS = {
+    "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711",
+    "5": "74717", "6": "74757", "7": "71244", "8": "75757", "9": "75717", "%": "51245",
+}  # fmt: skip
+INK, PAPER, CELL, MARGIN, LINE = (40, 40, 40), (255, 255, 255), 28, 44, 14
+
+
+def write_text(canvas, x, y, text):
+    """Right-aligned at x, each dot two pixels."""
+    for place, letter in enumerate(reversed(text)):
+        for dy, row in enumerate(GLYPHS[letter]):
+            for dx in range(3):
+                if int(row) >> (2 - dx) & 1:
+                    for pixel in range(4):
+                        canvas[y + 2 * dy + pixel // 2][x - 8 * (place + 1) + 2 * dx + pixel % 2] = INK
+
+
+def write_png(path, lengths, depths, rows):
+    """Lengths down, depths across; from dark (never found) to green (always)."""
+    width, height = MARGIN + 2 * CELL * len(depths), LINE + CELL * len(lengths)
+    canvas = [[PAPER] * width for _ in range(height)]
+    for column, depth in enumerate(depths):
+        write_text(canvas, MARGIN + 2 * CELL * (column + 1), 2, f"{depth:.0%}")
+    for line, (length, row) in enumerate(zip(lengths, rows)):
+        top = LINE + CELL * line
+        write_text(canvas, MARGIN - 4, top + CELL // 2 - 5, str(length))
+        for column, share in enumerate(row):
+            for y in range(top, top + CELL - 1):
+                for x in range(MARGIN + 2 * CELL * column, MARGIN + 2 * CELL * (column + 1) - 1):
+                    canvas[y][x] = (40, 40 + round(180 * share), 60)
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", len(rows[0]) * cell, len(rows) * cell, 8, 2, 0, 0, 0)
+    pixels = b"".join(b"\0" + b"".join(map(bytes, line)) for line in canvas)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels, 9)) + chunk(b"IEND", b""))
 
@@ -97,6 +123,8 @@ def main():
         lengths = [256]
         while lengths[-1] * 2 <= context:
             lengths.append(lengths[-1] * 2)
+        if lengths[-1] < context:
+            lengths.append(context)
     lines = read_lines(args.lines)
     depths = [i / (args.depths - 1) for i in range(args.depths)]
 
@@ -111,7 +139,7 @@ def main():
     found = [share for row in rows for share in row]
     print(f"found {sum(found) / len(found):.1%} of {len(found) * args.trials} needles")
     if args.png:
-        write_png(args.png, rows)
+        write_png(args.png, lengths, depths, rows)
 
 
 main()
