@@ -11,6 +11,7 @@ SBINDIR ?= $(PREFIX)/sbin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share/quern
+MANDIR ?= $(PREFIX)/share/man
 LIBEXECDIR ?= $(PREFIX)/libexec/quern
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
@@ -33,7 +34,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libmicrohttpd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
+            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus mandoc python3 python3-prometheus-client
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -213,6 +214,7 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	for u in systemd/*.service systemd/*.socket; do \
 	    $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(UNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
 	for u in systemd/user/*; do $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(USERUNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
+	sh docs/man/install.sh "$(DESTDIR)$(MANDIR)"
 	install -m644 systemd/grafana-dashboard.json "$(DESTDIR)$(DATADIR)/grafana-dashboard.json"
 	install -m755 systemd/huge-pages.sh "$(DESTDIR)$(LIBEXECDIR)/huge-pages"
 	install -m644 systemd/quern.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf"
@@ -228,6 +230,8 @@ uninstall: ## remove what install put there (settings in /etc stay)
 	    "$(DESTDIR)$(USERUNITDIR)"/quern.service "$(DESTDIR)$(USERUNITDIR)"/quern.socket \
 	    "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"
 	rm -rf "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)"
+	rm -f "$(DESTDIR)$(MANDIR)"/man1/quern.1 "$(DESTDIR)$(MANDIR)"/man3/libquern.3 "$(DESTDIR)$(MANDIR)"/man3/quern_*.3 \
+	    "$(DESTDIR)$(MANDIR)"/man5/quern.conf.5 "$(DESTDIR)$(MANDIR)"/man7/quern-protocol.7 "$(DESTDIR)$(MANDIR)"/man8/quernd.8
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i

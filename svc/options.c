@@ -14,8 +14,7 @@
 
 const char options_help[] =
     "quernd [--config FILE] [OPTION…]   serve a Qwen2 model through shared memory\n"
-    "quernd VERB …                      bench, logits, inspect, quantize, perplexity, pack, "
-    "verify\n"
+    "quernd VERB …   inspect, bench, logits, perplexity, quantize, pack, verify, pool\n"
     "  --config FILE|off         settings (/etc/quern/quern.conf; off with --model)\n"
     "  --check-config            say what is wrong with them, and end\n"
     "  --model FILE              GGUF, the first file of a split set\n"
@@ -29,12 +28,12 @@ const char options_help[] =
     "  --image auto|off|FILE                   packed weights for the next start\n"
     "  --store auto|off|hugetlbfs|FOLDER       weights kept over a restart\n"
     "  --drop-weights            let go of what --store keeps, and end\n"
-    "  --memory-limit SIZE       weights and cache together, such as 512M or 4G\n"
+    "  --memory-limit SIZE       weights and cache (4G);  --numa interleave|NODE|off\n"
     "  --token-gap-ms N          what a prompt may add between others' tokens (100)\n"
     "  --queue N                 requests that may wait (1024)\n"
     "  --connections N  --connections-per-user N  --requests-per-user N\n"
     "  --policy FILE|off         limits of each user (/etc/quern/policy.conf)\n"
-    "  --drain-s N  --exit-on-idle-s N         requests' time at a stop (0); end unused\n"
+    "  --drain-s N  --exit-on-idle-s N         time at a stop (0); end unused\n"
     "  --share-prefixes          among users;  --metrics PATH|127.0.0.1:PORT  a page\n"
     "  -v, --verbose; --help, --version\n"
     "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";

@@ -24,21 +24,25 @@ static const struct verb {
      "  Ctrl-D ends the chat.\n"
      "  --system TEXT          what the model is told first\n"
      "  --tools FILE           JSON list of tools that the model may call; calls are shown, never\n"
-     "                         run: /result TEXT says what one gave\n"},
+     "                         run: /result TEXT says what one gave\n"
+     "  --family NAME  --language en|zh  --parallel-calls   as for quern render\n"},
     {"generate", cli_generate, "go on after a text, as it is",
      "quern generate [OPTION…]\n"
      "  Continues --prompt TEXT, --tokens IDS, or standard input.\n"
      "  --output text|ids|json (default: text)\n"},
     {"tokenize", cli_tokenize, "text to token ids",
      "quern tokenize WORD… | quern tokenize -\n"
-     "  Prints the ids of the text (- or nothing: of standard input), separated by spaces.\n"},
+     "  Prints the ids of the text (- or nothing: of standard input), separated by spaces.\n"
+     "  --model NAME           of a service with several\n"},
     {"detokenize", cli_detokenize, "token ids to text",
      "quern detokenize ID… | quern detokenize -\n"
-     "  Prints the text of the ids, byte for byte.\n"},
+     "  Prints the text of the ids, byte for byte.\n"
+     "  --model NAME           of a service with several\n"},
     {"score", cli_score, "log probability of each token of a text",
      "quern score WORD… | quern score -\n"
      "  A line for each token: id, natural log probability, text; then the sum and perplexity.\n"
-     "  --output text|json     (default: text)\n"},
+     "  --output text|json     (default: text)\n"
+     "  --model NAME           of a service with several\n"},
     {"render", cli_render, "the prompt of a conversation, as the model sees it",
      "quern render --messages FILE [--tools FILE] [--family NAME] [--ids]\n"
      "  FILE (-: standard input) holds a JSON list of {\"role\": …, \"content\": …}. Nothing is "
@@ -50,7 +54,8 @@ static const struct verb {
      "  --ids                  the token ids instead, from the service\n"
      "  --language en|zh       of Qwen2's words about tools (en); --parallel-calls: several at "
      "once\n"
-     "  --no-generation-prompt end after the last message\n"},
+     "  --no-generation-prompt end after the last message\n"
+     "  --model NAME           with --ids, of a service with several\n"},
     {"status", cli_status, "what the service runs and how it is",
      "quern status [OPTION…]\n"
      "  --output text|json     (default: text)\n"
@@ -68,7 +73,8 @@ static const char sampling_help[] =
     "  --seed N               same request and seed, same answer\n"
     "  --stop TEXT            end before this text; may be given several times\n"
     "  --priority interactive|normal|batch\n"
-    "  --deadline-ms N        give up after this time\n";
+    "  --deadline-ms N        give up after this time\n"
+    "  --model NAME           of a service with several\n";
 
 static const char common_help[] =
     "  --socket PATH          else $QUERN_SOCKET, else $XDG_RUNTIME_DIR/quern/quern.sock,\n"
