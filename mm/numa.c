@@ -34,18 +34,19 @@ int mm_numa_set(const char *text, char *why, size_t why_size)
         mm_why_set(why, why_size, "--numa: this kernel has no memory nodes; leave it out.");
         return -ENODEV;
     }
-    if (!interleave && (node > (unsigned long)numa_max_node() ||
-                        !numa_bitmask_isbitset(numa_get_mems_allowed(), (unsigned)node))) {
+    struct bitmask *wanted = numa_get_mems_allowed();
+    if (wanted == NULL)
+        return -ENOMEM;
+    if (!interleave &&
+        (node > (unsigned long)numa_max_node() || !numa_bitmask_isbitset(wanted, (unsigned)node))) {
         mm_why_set(why, why_size,
                    "--numa: there is no memory node %lu for this process; the last is %d.", node,
                    numa_max_node());
+        numa_bitmask_free(wanted);
         return -EINVAL;
     }
-    struct bitmask *wanted = interleave ? numa_get_mems_allowed() : numa_allocate_nodemask();
-    if (wanted == NULL)
-        return -ENOMEM;
     if (!interleave)
-        numa_bitmask_setbit(wanted, (unsigned)node);
+        numa_bitmask_setbit(numa_bitmask_clearall(wanted), (unsigned)node);
     if (nodes != NULL)
         numa_bitmask_free(nodes);
     nodes = wanted;
