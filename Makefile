@@ -12,6 +12,9 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share/quern
 MANDIR ?= $(PREFIX)/share/man
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 LIBEXECDIR ?= $(PREFIX)/libexec/quern
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
@@ -215,6 +218,11 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	    $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(UNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
 	for u in systemd/user/*; do $(INSTALL_UNIT) "$$u" "$(DESTDIR)$(USERUNITDIR)/$${u##*/}" $(UNIT_VALUES) || exit; done
 	sh docs/man/install.sh "$(DESTDIR)$(MANDIR)"
+	install -d "$(DESTDIR)$(BASHCOMPDIR)" "$(DESTDIR)$(ZSHCOMPDIR)" "$(DESTDIR)$(FISHCOMPDIR)"
+	for p in quern quernd; do \
+	    install -m644 client/completions/$$p.bash "$(DESTDIR)$(BASHCOMPDIR)/$$p" && \
+	    install -m644 client/completions/_$$p "$(DESTDIR)$(ZSHCOMPDIR)/_$$p" && \
+	    install -m644 client/completions/$$p.fish "$(DESTDIR)$(FISHCOMPDIR)/$$p.fish" || exit; done
 	install -m644 systemd/grafana-dashboard.json "$(DESTDIR)$(DATADIR)/grafana-dashboard.json"
 	install -m755 systemd/huge-pages.sh "$(DESTDIR)$(LIBEXECDIR)/huge-pages"
 	install -m644 systemd/quern.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf"
@@ -232,6 +240,8 @@ uninstall: ## remove what install put there (settings in /etc stay)
 	rm -rf "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)"
 	rm -f "$(DESTDIR)$(MANDIR)"/man1/quern.1 "$(DESTDIR)$(MANDIR)"/man3/libquern.3 "$(DESTDIR)$(MANDIR)"/man3/quern_*.3 \
 	    "$(DESTDIR)$(MANDIR)"/man5/quern.conf.5 "$(DESTDIR)$(MANDIR)"/man7/quern-protocol.7 "$(DESTDIR)$(MANDIR)"/man8/quernd.8
+	rm -f "$(DESTDIR)$(BASHCOMPDIR)"/quern "$(DESTDIR)$(BASHCOMPDIR)"/quernd "$(DESTDIR)$(ZSHCOMPDIR)"/_quern \
+	    "$(DESTDIR)$(ZSHCOMPDIR)"/_quernd "$(DESTDIR)$(FISHCOMPDIR)"/quern.fish "$(DESTDIR)$(FISHCOMPDIR)"/quernd.fish
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i

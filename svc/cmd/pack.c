@@ -19,7 +19,7 @@
 static const char pack_help[] =
     "usage: quernd pack [--threads N] [--huge-pages prefer|require|off] IN OUT\n"
     "  Packs the GGUF model IN (the first file of a split set) and writes the image OUT, which a\n"
-    "  service started with --image OUT reads instead.\n";
+    "  service reads instead whose setting \"image\" names it.\n";
 
 static const char verify_help[] =
     "usage: quernd verify IMAGE [MODEL]\n"

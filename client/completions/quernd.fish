@@ -1,0 +1,72 @@
+# fish completion of quernd(8). tests/integration/completions_test.sh compares it with quernd --help.
+set -l verbs inspect bench logits perplexity quantize pack verify pool
+set -l none "not __fish_seen_subcommand_from $verbs"
+set -l settings "not __fish_seen_subcommand_from inspect bench logits perplexity quantize pack verify"
+set -l run '__fish_seen_subcommand_from bench logits perplexity'
+complete -c quernd -n '__fish_seen_subcommand_from bench logits perplexity pool' -f
+complete -c quernd -n $none -f
+complete -c quernd -l help -d 'list the options'
+
+complete -c quernd -n $none -a inspect -d 'shape, types and sizes of a model'
+complete -c quernd -n $none -a bench -d 'how fast a model is computed here'
+complete -c quernd -n $none -a logits -d 'raw logits of token ids'
+complete -c quernd -n $none -a perplexity -d 'perplexity of a text'
+complete -c quernd -n $none -a quantize -d 'a model in another type'
+complete -c quernd -n $none -a pack -d 'the packed image of a model'
+complete -c quernd -n $none -a verify -d 'check an image'
+complete -c quernd -n $none -a pool -d 'huge pages that the settings ask for'
+complete -c quernd -n $none -l check-config -d 'say what is wrong with the settings'
+complete -c quernd -n $none -l drop-weights -d 'let go of kept weights'
+complete -c quernd -n $none -l version -d 'print the version'
+
+complete -c quernd -n $settings -l config -r -F -d 'settings'
+complete -c quernd -n $settings -l model -r -F -d 'GGUF'
+complete -c quernd -n $settings -l socket -r -F -d 'where to listen'
+complete -c quernd -n $settings -l threads -x -d 'that compute'
+complete -c quernd -n $settings -l policy -r -F -d 'limits of users'
+complete -c quernd -n $settings -s v -l verbose -d 'log more'
+complete -c quernd -n $settings -l metrics -r -F -d 'serve a page of figures'
+complete -c quernd -n $settings -l drain-s -x -d 'time of requests at a stop'
+complete -c quernd -n $settings -l exit-on-idle-s -x -d 'end unused'
+complete -c quernd -n $settings -l huge-pages -x -a 'prefer require off' -d 'for weights and cache'
+complete -c quernd -n $settings -l numa -x -a 'interleave off' -d 'memory nodes'
+complete -c quernd -n $settings -l huge-page-pool -x -a 'auto off' -d 'for the unit of the pool'
+complete -c quernd -n $settings -l memory-limit -x -d 'weights and cache'
+complete -c quernd -n $settings -l kv -x -a 'f32 f16 q8_0' -d 'type of the cache'
+complete -c quernd -n $settings -l kv-bytes -x -d 'of the cache'
+complete -c quernd -n $settings -l image -r -F -a 'auto off' -d 'packed weights for the next start'
+complete -c quernd -n $settings -l store -r -F -a 'auto off hugetlbfs' -d 'weights kept over a restart'
+complete -c quernd -n $settings -l rope-scaling -x -a 'file none linear yarn' -d 'long contexts'
+complete -c quernd -n $settings -l rope-factor -x -d 'of the context'
+complete -c quernd -n $settings -l rope-original -x -d 'trained context'
+complete -c quernd -n $settings -l context -x -d 'of a sequence'
+complete -c quernd -n $settings -l sequences -x -d 'computed at once'
+complete -c quernd -n $settings -l token-gap-ms -x -d 'what a prompt may add to others'
+complete -c quernd -n $settings -l queue -x -d 'requests that may wait'
+complete -c quernd -n $settings -l connections -x -d 'of all'
+complete -c quernd -n $settings -l connections-per-user -x -d 'of one user'
+complete -c quernd -n $settings -l requests-per-user -x -d 'of one user'
+complete -c quernd -n $settings -l share-prefixes -d 'among users'
+complete -c quernd -n '__fish_seen_subcommand_from pool' -l required -d 'whether the service needs them'
+
+complete -c quernd -n $run -l model -r -F -d 'GGUF'
+complete -c quernd -n "$run pack" -l threads -x -d 'that compute'
+complete -c quernd -n $run -l kv -x -a 'f32 f16 q8_0' -d 'type of the cache'
+complete -c quernd -n $run -l chunk -x -d 'rows of a step'
+complete -c quernd -n "$run pack" -l huge-pages -x -a 'prefer require off' -d 'for weights and cache'
+complete -c quernd -n $run -l rope-scaling -x -a 'none linear yarn' -d 'long contexts'
+complete -c quernd -n $run -l rope-factor -x -d 'of the context'
+complete -c quernd -n $run -l rope-original -x -d 'trained context'
+complete -c quernd -n '__fish_seen_subcommand_from inspect' -l tensors -d 'list every tensor'
+complete -c quernd -n '__fish_seen_subcommand_from bench' -l prompt -x -d 'tokens of prefill'
+complete -c quernd -n '__fish_seen_subcommand_from bench' -l generate -x -d 'tokens of decode'
+complete -c quernd -n '__fish_seen_subcommand_from bench' -l depth -x -d 'tokens before the prompt'
+complete -c quernd -n '__fish_seen_subcommand_from bench' -l reps -x -d repetitions
+complete -c quernd -n '__fish_seen_subcommand_from bench perplexity' -l json -d 'JSON output'
+complete -c quernd -n '__fish_seen_subcommand_from logits' -l tokens -x -d ids
+complete -c quernd -n '__fish_seen_subcommand_from logits' -l out -r -F -d logits
+complete -c quernd -n '__fish_seen_subcommand_from perplexity' -l text -r -F -d 'UTF-8'
+complete -c quernd -n '__fish_seen_subcommand_from perplexity' -l chat -r -F -d 'requests and answers'
+complete -c quernd -n '__fish_seen_subcommand_from perplexity' -l window -x -d 'tokens of a window'
+complete -c quernd -n '__fish_seen_subcommand_from perplexity' -l stride -x -d 'between two windows'
+complete -c quernd -n '__fish_seen_subcommand_from quantize' -a 'f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs' -d type
