@@ -37,7 +37,11 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libmicrohttpd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus mandoc python3 python3-prometheus-client
+            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
+
+# What tests of packages and pages need besides, and building packages.
+PACKAGES_CHECK := mandoc debhelper fakeroot
+PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -112,6 +116,7 @@ run: deps ## build, start the service with the shipped model, stream an answer (
 tests: all tools $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS) $(TESTS_TOY)
 tools: $(TOOLS)
 
+check: PACKAGES += $(PACKAGES_CHECK)
 check: deps ## set up, build and pass every test
 	$(Q)$(MAKE) --no-print-directory -j$$(nproc) tests
 	$(Q)BUILD="$(BUILD)" sh tests/run.sh $(TESTS_UNIT) $(TESTS_INTEGRATION_C) $(TESTS_STRESS) $(TESTS_INTEGRATION_SH)
@@ -242,6 +247,24 @@ uninstall: ## remove what install put there (settings in /etc stay)
 	    "$(DESTDIR)$(MANDIR)"/man5/quern.conf.5 "$(DESTDIR)$(MANDIR)"/man7/quern-protocol.7 "$(DESTDIR)$(MANDIR)"/man8/quernd.8
 	rm -f "$(DESTDIR)$(BASHCOMPDIR)"/quern "$(DESTDIR)$(BASHCOMPDIR)"/quernd "$(DESTDIR)$(ZSHCOMPDIR)"/_quern \
 	    "$(DESTDIR)$(ZSHCOMPDIR)"/_quernd "$(DESTDIR)$(FISHCOMPDIR)"/quern.fish "$(DESTDIR)$(FISHCOMPDIR)"/quernd.fish
+
+tarball: ## the sources as build/quern-VERSION.tar.gz, the same bytes each time
+	$(Q)mkdir -p $(BUILD)
+	$(Q)sh debian/tarball.sh quern-$(VERSION) "$(BUILD)/quern-$(VERSION).tar.gz"
+	$(Q)echo "$(BUILD)/quern-$(VERSION).tar.gz"
+
+deb: PACKAGES += $(PACKAGES_DEB)
+deb: deps tarball ## Debian packages in build/deb: quern, libquern0, libquern-dev
+	$(Q)rm -rf "$(BUILD)/deb" && mkdir -p "$(BUILD)/deb"
+	$(Q)tar -xf "$(BUILD)/quern-$(VERSION).tar.gz" -C "$(BUILD)/deb"
+	$(Q)cd "$(BUILD)/deb/quern-$(VERSION)" && env -u BUILD -u MAKEFLAGS -u MAKELEVEL \
+	    dpkg-buildpackage -b -us -uc -j$$(nproc) >../log 2>&1 || { tail -n 40 ../log; exit 1; }
+	$(Q)rm -rf "$(BUILD)/deb/quern-$(VERSION)"
+	$(Q)ls "$(BUILD)"/deb/*.deb
+
+check-deb: deb ## build the packages anew, lint them, and install, upgrade, remove and purge them
+	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes
+	$(Q)BUILD="$(BUILD)" PACKAGES="$(BUILD)/deb" sh tests/systemd/deb_test.sh
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
