@@ -29,6 +29,7 @@
 #define BUFFER_BYTES_MAX     (256 * 1024 * 1024)
 #define PART_ALIGN           4096  /* parts are cut here, so that no block is read twice */
 #define DIRECT_ALIGN_MAX     65536 /* a file system that wants more is read through the cache */
+#define HUGE_PAGE            ((size_t)2 << 20)
 
 struct file {
     char *path;
@@ -57,6 +58,8 @@ struct mm_reader {
     bool no_direct;
     unsigned depth;
     size_t buffer_bytes, slot_bytes;
+    void *mapped;     /* mapped_bytes: staging, from a multiple of a huge page on */
+    size_t mapped_bytes;
     uint8_t *staging; /* (depth, slot_bytes) */
     struct slot *slots;
     struct file *files;
@@ -92,7 +95,7 @@ int mm_reader_new(struct mm_reader **ret, const struct mm_reader_options *option
     struct mm_reader *reader = calloc(1, sizeof *reader);
     if (reader == NULL)
         return -ENOMEM;
-    reader->staging = MAP_FAILED;
+    reader->mapped = MAP_FAILED;
     reader->no_direct = options->no_direct;
     reader->depth = options->depth ? options->depth : DEPTH_DEFAULT;
     size_t bytes = options->buffer_bytes ? options->buffer_bytes : BUFFER_BYTES_DEFAULT;
@@ -102,11 +105,15 @@ int mm_reader_new(struct mm_reader **ret, const struct mm_reader_options *option
     int r = -ENOMEM;
     size_t staging_bytes = reader->depth * reader->slot_bytes;
     reader->slots = calloc(reader->depth, sizeof *reader->slots);
-    reader->staging =
-        mmap(NULL, staging_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (reader->slots == NULL || reader->staging == MAP_FAILED)
+    reader->mapped_bytes = (staging_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE;
+    reader->mapped = mmap(NULL, reader->mapped_bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (reader->slots == NULL || reader->mapped == MAP_FAILED)
         goto free_reader;
-    madvise(reader->staging, staging_bytes, MADV_DONTDUMP);
+    reader->staging = (uint8_t *)reader->mapped + (-(uintptr_t)reader->mapped % HUGE_PAGE);
+    madvise(reader->mapped, reader->mapped_bytes, MADV_DONTDUMP);
+    /* Into small pages a disk of 2.5 GB/s gives 1.5. Where there are no huge ones: as it is. */
+    madvise(reader->mapped, reader->mapped_bytes, MADV_HUGEPAGE);
     for (unsigned i = 0; i < reader->depth; i++)
         reader->slots[i].buffer = reader->staging + i * reader->slot_bytes;
 
@@ -141,8 +148,8 @@ void mm_reader_free(struct mm_reader *reader)
     }
     free(reader->files);
     free(reader->slots);
-    if (reader->staging != MAP_FAILED)
-        munmap(reader->staging, reader->depth * reader->slot_bytes);
+    if (reader->mapped != MAP_FAILED)
+        munmap(reader->mapped, reader->mapped_bytes);
     free(reader);
 }
 

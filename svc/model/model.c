@@ -1,7 +1,7 @@
 /* Owns: a loaded model, and the promise that it fits in memory.
  *
- * The load is: metadata, shape, plan of the weights, tokenizer, the budget in numbers, and only
- * then the weights. What does not fit is refused before the first weight is read. */
+ * The load is: metadata, shape, plan of the weights, the budget in numbers, and only then the
+ * weights, the tokenizer being built beside. What does not fit is refused before the first weight is read. */
 #include "svc/model/model.h"
 
 #include "mm/memory.h"
@@ -11,7 +11,6 @@
 #include "svc/model/shape.h"
 #include "svc/model/vocab.h"
 #include "svc/model/weights.h"
-#include "svc/text/tables.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -58,13 +57,9 @@ int model_load(struct model **ret, const char *path, const struct model_options 
         model_residence_find(&model->residence, &model->weights, gguf, options, model->notes,
                              sizeof model->notes);
     /* Building the tokenizer takes longer than all else of a warm start: not where tables lie ready. */
-    if (r == 0 && !model->residence.adopted && !model->residence.image) {
-        r = model_vocab_read(&model->tokenizer, gguf, why, why_size);
-        if (r == 0)
-            r = check_vocab(model, why, why_size);
-        if (r == 0 && model->tokenizer)
-            model->residence.tables_bytes = text_tables_bytes(model->tokenizer);
-    }
+    if (r == 0 && !model->residence.adopted && !model->residence.image)
+        r = model_vocab_begin(&model->residence.vocab, gguf, model->shape.n_vocab,
+                              &model->residence.tables_bytes, why, why_size);
     if (r == 0)
         r = set_rope(model, options, why, why_size);
     if (r == 0)
@@ -105,17 +100,10 @@ void model_free(struct model *model)
 
 static int check_vocab(struct model *model, char *why, size_t why_size)
 {
-    uint32_t n = model->tokenizer ? text_n_vocab(model->tokenizer) : 0;
-    if (n > model->shape.n_vocab) {
-        snprintf(why, why_size,
-                 "the vocabulary has %" PRIu32 " tokens where token_embd.weight has %" PRIu32
-                 " rows",
-                 n, model->shape.n_vocab);
-        return -EBADMSG;
-    }
-    if (model->tokenizer)
-        model->shape.n_tokens = n;
-    return 0;
+    int r = model_vocab_check(model->tokenizer, model->shape.n_vocab, why, why_size);
+    if (r == 0 && model->tokenizer)
+        model->shape.n_tokens = text_n_vocab(model->tokenizer);
+    return r;
 }
 
 /* The file's RoPE, or the caller's; the table is as long as what will be served. */

@@ -46,6 +46,11 @@ struct waiting { /* for another service that writes the same image */
     int cancelled; /* what the caller's progress returned */
 };
 
+struct packing { /* progress of packing */
+    const struct model_options *options;
+    const struct model_vocab_job *vocab;
+};
+
 struct reading { /* progress of reading an image */
     const struct model_options *options;
     uint64_t total;
@@ -57,10 +62,12 @@ static void close_image(struct model_residence *residence);
 static int read_image(struct model_residence *residence, struct model_weights *weights,
                       const struct model_options *options, char *notes, size_t notes_size);
 static int pack(struct model_residence *residence, struct model_weights *weights,
-                const struct text_tokenizer *tokenizer, const struct gguf *gguf,
+                struct text_tokenizer **tokenizer, const struct gguf *gguf,
                 const struct model_options *options, struct ops_pool *pool,
                 struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
                 size_t why_size);
+static int end_vocab(struct model_residence *residence, struct text_tokenizer **tokenizer,
+                     char *why, size_t why_size);
 static int take_tables(const struct model_residence *residence, const struct model_weights *weights,
                        struct text_tokenizer **tokenizer, const struct gguf *gguf, bool own,
                        char *notes, size_t notes_size, char *why, size_t why_size);
@@ -162,21 +169,23 @@ int model_residence_load(struct model_residence *residence, struct model_weights
             r = residence->image ? read_image(residence, weights, options, notes, notes_size)
                                  : -ENOENT;
     }
-    if (r == -ENOENT && !*tokenizer) { /* the image with its tables failed us */
+    if (r == -ENOENT && !residence->vocab) { /* the image with its tables failed us */
         r = model_vocab_read(tokenizer, gguf, why, why_size);
         residence->tables_bytes = *tokenizer ? text_tables_bytes(*tokenizer) : 0;
         r = r == 0 ? -ENOENT : r;
     }
     if (r == -ENOENT) {
         own = true;
-        r = pack(residence, weights, *tokenizer, gguf, options, pool, writer, notes, notes_size,
-                 why, why_size);
+        r = pack(residence, weights, tokenizer, gguf, options, pool, writer, notes, notes_size, why,
+                 why_size);
     } else {
         mm_image_writer_free(writer);
     }
     close_image(residence);
     if (r == -ECANCELED)
         mm_why_set(why, why_size, "Loading was cancelled.");
+    if (r == 0) /* packing has ended it; an image that another service finished has left it */
+        r = end_vocab(residence, tokenizer, why, why_size);
     if (r < 0)
         return r;
     model_weights_point(weights);
@@ -209,6 +218,10 @@ void model_residence_done(struct model_residence *residence)
             pthread_join(job->thread, NULL);
         free(job);
     }
+    char why[1];
+    struct text_tokenizer *tokenizer = NULL;
+    if (end_vocab(residence, &tokenizer, why, sizeof why) == 0)
+        text_tokenizer_free(tokenizer);
     close_image(residence);
     *residence = (struct model_residence){.store.place = MM_STORE_NONE};
 }
@@ -409,9 +422,58 @@ static int begin_image(struct mm_image_writer **ret, const char *path,
 
 /* ---- packing, and writing the image --------------------------------------------------------- */
 
+/* Reading goes on until the tokenizer turns out not to be one. */
+static int packing_progress(void *arg, uint64_t done, uint64_t total)
+{
+    const struct packing *packing = arg;
+    const struct model_options *o = packing->options;
+    if (model_vocab_has_failed(packing->vocab))
+        return -EBADMSG;
+    return o->progress ? o->progress(o->progress_arg, done, total) : 0;
+}
+
+/* The tokenizer that is being built, if one is. */
+static int end_vocab(struct model_residence *residence, struct text_tokenizer **tokenizer,
+                     char *why, size_t why_size)
+{
+    struct model_vocab_job *job = residence->vocab;
+    residence->vocab = NULL;
+    return job ? model_vocab_end(job, tokenizer, why, why_size) : 0;
+}
+
+/* Reads and packs the weights while the tokenizer is built, and puts its tables behind them. */
+static int fill_arena(struct model_residence *residence, struct model_weights *weights,
+                      struct text_tokenizer **tokenizer, const struct gguf *gguf,
+                      const struct model_options *options, struct ops_pool *pool,
+                      uint64_t content[2], char *mode, size_t mode_size, char *why, size_t why_size)
+{
+    const size_t room = residence->tables_bytes;
+    struct packing packing = {.options = options, .vocab = residence->vocab};
+    struct model_options watched = *options;
+    watched.progress = packing_progress;
+    watched.progress_arg = &packing;
+    int r =
+        model_weights_pack(weights, gguf, &watched, pool, content, mode, mode_size, why, why_size);
+    if (r < 0 && !model_vocab_has_failed(residence->vocab))
+        return r;
+    r = end_vocab(residence, tokenizer, why, why_size);
+    if (r < 0)
+        return r;
+    residence->tables_bytes = *tokenizer ? text_tables_bytes(*tokenizer) : 0;
+    if (residence->tables_bytes > room) /* a vocabulary made up for that: built at each start */
+        residence->tables_bytes = 0;
+    r = mm_arena_await(&weights->arena, weights->arena.size);
+    if (r < 0)
+        snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
+                 (weights->arena_bytes >> 20) + 1, strerror(-r));
+    else if (residence->tables_bytes > 0)
+        text_tables_write(*tokenizer, weights->arena.base + tables_offset(weights));
+    return r;
+}
+
 /* Takes the writer, which may be NULL. */
 static int pack(struct model_residence *residence, struct model_weights *weights,
-                const struct text_tokenizer *tokenizer, const struct gguf *gguf,
+                struct text_tokenizer **tokenizer, const struct gguf *gguf,
                 const struct model_options *options, struct ops_pool *pool,
                 struct mm_image_writer *writer, char *notes, size_t notes_size, char *why,
                 size_t why_size)
@@ -426,7 +488,8 @@ static int pack(struct model_residence *residence, struct model_weights *weights
                  (weights->arena_bytes >> 20) + 1, *steps ? steps : strerror(-r));
         goto free_writer;
     }
-    r = model_weights_pack(weights, gguf, options, pool, content, mode, sizeof mode, why, why_size);
+    r = fill_arena(residence, weights, tokenizer, gguf, options, pool, content, mode, sizeof mode,
+                   why, why_size);
     if (r < 0)
         goto free_writer;
     /* A file that was changed while it was read may have given anything: it is not kept. */
@@ -440,11 +503,7 @@ static int pack(struct model_residence *residence, struct model_weights *weights
     }
     if (steps[0])
         mm_why_add(notes, notes_size, "%s", steps);
-    r = mm_arena_await(&weights->arena, weights->arena.size);
-    if (r == 0 && residence->tables_bytes > 0)
-        text_tables_write(tokenizer, weights->arena.base + tables_offset(weights));
-    if (r == 0)
-        r = finish_and_keep(residence, weights, notes, notes_size);
+    r = finish_and_keep(residence, weights, notes, notes_size);
     if (r < 0) {
         snprintf(why, why_size, "no memory for %zu MiB of weights: %s",
                  (weights->arena_bytes >> 20) + 1, strerror(-r));

@@ -10,6 +10,7 @@
 
 #include "mm/image.h"
 #include "mm/store.h"
+#include "svc/model/vocab.h"
 #include "svc/model/weights.h"
 
 /* Sections of an image. */
@@ -23,20 +24,21 @@ struct model_residence {
     struct mm_image_key key;
     bool known; /* the key could be made: images and the store can be used */
     struct mm_store store;
-    bool adopted;           /* the arena was in the store */
-    bool kept;              /* it is there now */
-    struct mm_image *image; /* else: the one that _load will read, or NULL */
-    char *image_path;       /* of it */
-    bool own_image;         /* nobody else wrote it */
-    bool was_read;          /* the weights came from an image */
-    size_t tables_bytes;    /* of the tables in that image; where there is none, the caller says */
+    bool adopted;                  /* the arena was in the store */
+    bool kept;                     /* it is there now */
+    struct mm_image *image;        /* else: the one that _load will read, or NULL */
+    char *image_path;              /* of it */
+    bool own_image;                /* nobody else wrote it */
+    bool was_read;                 /* the weights came from an image */
+    size_t tables_bytes;           /* of the tables in that image; while they are built: at most */
+    struct model_vocab_job *vocab; /* builds the tokenizer, or NULL; ended by _load or _done */
     struct model_image_job *job;
 };
 
 /* Identifies the files, and adopts the arena if the store has it, else opens the image if there is
  * one; drops from the store what is of no use any more, before memory is taken. Never fails: `notes`
- * says what was found. Where neither was found the tokenizer is to be built from the file, and
- * tables_bytes to be set. */
+ * says what was found. Where neither was found the caller begins to build the tokenizer, and sets
+ * `vocab` and `tables_bytes`. */
 void model_residence_find(struct model_residence *ret, struct model_weights *weights,
                           const struct gguf *gguf, const struct model_options *options, char *notes,
                           size_t notes_size);
@@ -45,9 +47,9 @@ void model_residence_find(struct model_residence *ret, struct model_weights *wei
 size_t model_residence_bytes(const struct model_residence *residence,
                              const struct model_weights *weights);
 
-/* Fills weights->arena, if it was not adopted, and points the matrices into it. *tokenizer is what
- * was built from the file, or NULL; afterwards it reads the tables in the arena where these are good
- * (and is built from the file where they are not). `notes` gets what was used, and each thing that
+/* Fills weights->arena, if it was not adopted, and points the matrices into it. *tokenizer, NULL
+ * before, reads the tables in the arena where these are good, and is built from the file where they
+ * are not. `notes` gets what was used, and each thing that
  * could not be. 0 or -errno with a sentence. */
 int model_residence_load(struct model_residence *residence, struct model_weights *weights,
                          struct text_tokenizer **tokenizer, const struct gguf *gguf,

@@ -1,9 +1,13 @@
 /* Owns: the way from a file's keys to a tokenizer and to sampling defaults. */
 #include "svc/model/vocab.h"
 
+#include "svc/text/tables.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,41 +84,163 @@ static int read_id(uint32_t *ret, const struct gguf *gguf, const char *key, char
     return r == -ENOENT ? 0 : r;
 }
 
+/* What text_tokenizer_new reads, out of the file's keys. */
+struct source {
+    struct text_vocab_source vocab;
+    struct text_span *tokens, *merges;
+    int32_t *types;
+};
+
+static void source_done(struct source *source)
+{
+    free(source->tokens);
+    free(source->types);
+    free(source->merges);
+}
+
+static int source_read(struct source *ret, const struct gguf *gguf, char *why, size_t why_size)
+{
+    struct source s = {0};
+    struct text_vocab_source *v = &s.vocab;
+    int r = read_text(&v->model, gguf, "tokenizer.ggml.model", why, why_size);
+    if (r == 0)
+        r = read_text(&v->pre, gguf, "tokenizer.ggml.pre", why, why_size);
+    if (r == 0)
+        r = read_strings(&s.tokens, &v->n_tokens, gguf, "tokenizer.ggml.tokens", why, why_size);
+    if (r == 0)
+        r = read_types(&s.types, v->n_tokens, gguf, why, why_size);
+    if (r == 0)
+        r = read_strings(&s.merges, &v->n_merges, gguf, "tokenizer.ggml.merges", why, why_size);
+    if (r == 0)
+        r = read_id(&v->bos_id, gguf, "tokenizer.ggml.bos_token_id", why, why_size);
+    if (r == 0)
+        r = read_id(&v->eos_id, gguf, "tokenizer.ggml.eos_token_id", why, why_size);
+    if (r == 0)
+        r = read_id(&v->pad_id, gguf, "tokenizer.ggml.padding_token_id", why, why_size);
+    if (r == 0)
+        r = read_text(&v->chat_template, gguf, "tokenizer.chat_template", why, why_size);
+    if (r < 0) {
+        source_done(&s);
+        return r;
+    }
+    v->tokens = s.tokens;
+    v->types = s.types;
+    v->merges = s.merges;
+    *ret = s;
+    return 0;
+}
+
 int model_vocab_read(struct text_tokenizer **ret, const struct gguf *gguf, char *why,
                      size_t why_size)
 {
-    struct text_vocab_source source = {0};
-    struct text_span *tokens = NULL, *merges = NULL;
-    int32_t *types = NULL;
+    struct source source;
     if (!gguf_find(gguf, "tokenizer.ggml.model")) {
         *ret = NULL;
         return 0;
     }
-    int r = read_text(&source.model, gguf, "tokenizer.ggml.model", why, why_size);
+    int r = source_read(&source, gguf, why, why_size);
+    if (r < 0)
+        return r;
+    r = text_tokenizer_new(ret, &source.vocab, why, why_size);
+    source_done(&source);
+    return r;
+}
+
+int model_vocab_check(const struct text_tokenizer *tokenizer, uint32_t n_rows, char *why,
+                      size_t why_size)
+{
+    uint32_t n = tokenizer ? text_n_vocab(tokenizer) : 0;
+    if (n <= n_rows)
+        return 0;
+    snprintf(why, why_size,
+             "the vocabulary has %" PRIu32 " tokens where token_embd.weight has %" PRIu32 " rows",
+             n, n_rows);
+    return -EBADMSG;
+}
+
+/* ---- on a thread of its own ------------------------------------------------------------------ */
+
+struct model_vocab_job {
+    pthread_t thread;
+    struct source source;
+    uint32_t n_rows;
+    struct text_tokenizer *tokenizer; /* this and the next two: the thread's, until it is joined */
+    int error;
+    char why[256];
+    int failed; /* atomic: the same early, for who has other work in vain */
+};
+
+static void *build(void *arg)
+{
+    struct model_vocab_job *job = arg;
+    int r = text_tokenizer_new(&job->tokenizer, &job->source.vocab, job->why, sizeof job->why);
     if (r == 0)
-        r = read_text(&source.pre, gguf, "tokenizer.ggml.pre", why, why_size);
-    if (r == 0)
-        r = read_strings(&tokens, &source.n_tokens, gguf, "tokenizer.ggml.tokens", why, why_size);
-    if (r == 0)
-        r = read_types(&types, source.n_tokens, gguf, why, why_size);
-    if (r == 0)
-        r = read_strings(&merges, &source.n_merges, gguf, "tokenizer.ggml.merges", why, why_size);
-    if (r == 0)
-        r = read_id(&source.bos_id, gguf, "tokenizer.ggml.bos_token_id", why, why_size);
-    if (r == 0)
-        r = read_id(&source.eos_id, gguf, "tokenizer.ggml.eos_token_id", why, why_size);
-    if (r == 0)
-        r = read_id(&source.pad_id, gguf, "tokenizer.ggml.padding_token_id", why, why_size);
-    if (r == 0)
-        r = read_text(&source.chat_template, gguf, "tokenizer.chat_template", why, why_size);
-    source.tokens = tokens;
-    source.types = types;
-    source.merges = merges;
-    if (r == 0)
-        r = text_tokenizer_new(ret, &source, why, why_size);
-    free(tokens);
-    free(types);
-    free(merges);
+        r = model_vocab_check(job->tokenizer, job->n_rows, job->why, sizeof job->why);
+    job->error = r;
+    if (r < 0)
+        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+int model_vocab_begin(struct model_vocab_job **ret, const struct gguf *gguf, uint32_t n_rows,
+                      size_t *ret_tables_bytes, char *why, size_t why_size)
+{
+    if (!gguf_find(gguf, "tokenizer.ggml.model")) {
+        *ret = NULL;
+        *ret_tables_bytes = 0;
+        return 0;
+    }
+    struct model_vocab_job *job = calloc(1, sizeof *job);
+    if (!job) {
+        snprintf(why, why_size, "no memory for the vocabulary");
+        return -ENOMEM;
+    }
+    job->n_rows = n_rows;
+    int r = source_read(&job->source, gguf, why, why_size);
+    if (r < 0)
+        goto free_job;
+    sigset_t all, old; /* signals are for the service's own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r = -pthread_create(&job->thread, NULL, build, job);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r < 0) {
+        snprintf(why, why_size, "no thread can be started for the vocabulary: %s", strerror(-r));
+        goto free_source;
+    }
+    *ret_tables_bytes = text_tables_bytes_max(&job->source.vocab);
+    *ret = job;
+    return 0;
+
+free_source:
+    source_done(&job->source);
+free_job:
+    free(job);
+    return r;
+}
+
+bool model_vocab_has_failed(const struct model_vocab_job *job)
+{
+    return job && __atomic_load_n(&job->failed, __ATOMIC_RELAXED);
+}
+
+int model_vocab_end(struct model_vocab_job *job, struct text_tokenizer **ret, char *why,
+                    size_t why_size)
+{
+    if (!job) {
+        *ret = NULL;
+        return 0;
+    }
+    pthread_join(job->thread, NULL);
+    int r = job->error;
+    if (r == 0) {
+        *ret = job->tokenizer;
+    } else {
+        text_tokenizer_free(job->tokenizer);
+        snprintf(why, why_size, "%s", job->why);
+    }
+    source_done(&job->source);
+    free(job);
     return r;
 }
 

@@ -364,14 +364,19 @@ struct pack {
     uint8_t *dst;
     size_t row_bytes, group_bytes;
     uint32_t n_rows; /* in this part */
+    XXH3_state_t *content;
+    size_t length; /* bytes of the part */
 };
 
+/* Task 0 takes the part into the hash, while the other threads pack: task i is group i - 1. */
 static void pack_groups(void *arg, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
     const struct pack *pack = arg;
     const struct model_placement *p = pack->placement;
-    for (size_t g = begin; g < end; g++) {
+    if (begin == 0)
+        XXH3_128bits_update(pack->content, pack->src, pack->length);
+    for (size_t g = begin ? begin - 1 : 0; g + 1 < end; g++) {
         uint32_t left = pack->n_rows - (uint32_t)g * OPS_GROUP_ROWS;
         ops_matrix_pack_group(p->type, p->n_cols, left < OPS_GROUP_ROWS ? left : OPS_GROUP_ROWS,
                               pack->src + g * OPS_GROUP_ROWS * pack->row_bytes, pack->row_bytes,
@@ -387,6 +392,8 @@ static int pack_part(const struct load *load, const struct model_placement *p, s
         .src = data,
         .row_bytes = p->file_bytes / p->n_rows,
         .group_bytes = ops_matrix_group_bytes(p->type, p->n_cols),
+        .content = load->content,
+        .length = length,
     };
     size_t first_row = done / pack.row_bytes;
     assert(first_row % OPS_GROUP_ROWS == 0 && length % pack.row_bytes == 0);
@@ -397,16 +404,17 @@ static int pack_part(const struct load *load, const struct model_placement *p, s
     if (r < 0)
         return r;
     pack.dst = load->weights->arena.base + offset;
-    ops_pool_run(load->pool, n_groups, PACK_GRAIN_GROUPS, pack_groups, &pack);
+    ops_pool_run(load->pool, n_groups + 1, PACK_GRAIN_GROUPS, pack_groups, &pack);
     return 0;
 }
 
 static int convert_vector(const struct load *load, const struct model_placement *p,
-                          const void *data)
+                          const void *data, size_t length)
 {
     int r = mm_arena_await(&load->weights->arena, p->arena_offset + p->arena_bytes);
     if (r < 0)
         return r;
+    XXH3_128bits_update(load->content, data, length);
     float *dst = (float *)(load->weights->arena.base + p->arena_offset);
     for (uint32_t i = 0; i < p->n_cols; i++) {
         if (p->type == OPS_F32) {
@@ -425,8 +433,8 @@ static int part_arrived(void *arg, const struct mm_read *piece, size_t done, con
 {
     struct load *load = arg;
     const struct model_placement *p = piece->tag;
-    XXH3_128bits_update(load->content, data, length);
-    int r = p->matrix ? pack_part(load, p, done, data, length) : convert_vector(load, p, data);
+    int r =
+        p->matrix ? pack_part(load, p, done, data, length) : convert_vector(load, p, data, length);
     if (r < 0)
         return r;
     load->done += length;

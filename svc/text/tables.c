@@ -11,9 +11,10 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define MAGIC   "QUERNTOK"
-#define VERSION 1u
-#define COVERED 24u /* the checksum covers all bytes from here on */
+#define MAGIC       "QUERNTOK"
+#define VERSION     1u
+#define COVERED     24u    /* the checksum covers all bytes from here on */
+#define SPARE_CELLS 65536u /* of a small trie: far more than the control tokens take */
 
 struct tables_header {
     char magic[8];
@@ -117,6 +118,31 @@ size_t text_tables_bytes(const struct text_tokenizer *tokenizer)
     struct tables_header header;
     struct layout layout;
     fill_header(&header, tokenizer);
+    lay_out(&layout, &header);
+    return layout.bytes;
+}
+
+size_t text_tables_bytes_max(const struct text_vocab_source *source)
+{
+    struct tables_header header = {0};
+    struct layout layout;
+    size_t n_bytes = 0;
+    if (source->n_tokens == 0 || source->n_tokens > TEXT_TOKENS_MAX ||
+        source->n_merges > TEXT_TOKENS_MAX || source->chat_template.len > UINT32_MAX)
+        return 0;
+    for (size_t i = 0; i < source->n_tokens; i++)
+        if (__builtin_add_overflow(n_bytes, source->tokens[i].len, &n_bytes) ||
+            n_bytes > UINT32_MAX)
+            return 0;
+    /* A trie has a node for each byte of its tokens at most; where beginnings are shared, far fewer,
+     * and so the cells that stay free have room, too. */
+    const size_t n_cells = n_bytes + SPARE_CELLS;
+    header.n_tokens = (uint32_t)source->n_tokens;
+    header.n_merges = (uint32_t)source->n_merges;
+    header.n_token_bytes = (uint32_t)n_bytes;
+    header.n_template_bytes = (uint32_t)source->chat_template.len;
+    header.n_plain_cells = n_cells < TRIE_CELLS_MAX ? (uint32_t)n_cells : TRIE_CELLS_MAX;
+    header.n_special_cells = SPARE_CELLS;
     lay_out(&layout, &header);
     return layout.bytes;
 }

@@ -16,6 +16,11 @@
 size_t text_tables_bytes(const struct text_tokenizer *tokenizer);
 void text_tables_write(const struct text_tokenizer *tokenizer, void *into);
 
+/* Bytes that the tables of this vocabulary will have at most, for who must take memory before they
+ * are built. Vocabularies can be made up whose tables are larger all the same: look again then. 0 for
+ * one that building will refuse. */
+size_t text_tables_bytes_max(const struct text_vocab_source *source);
+
 /* A tokenizer that reads a block of at most `size` bytes, which must outlive it. `own`: the block
  * cannot come from anybody but us, and the checksum will do. 0; -ENOENT: no block begins here;
  * -EBADMSG with a sentence: damaged; -ENOMEM. */

@@ -55,6 +55,28 @@ static uint8_t *block_of(const struct text_tokenizer *t, size_t *ret_bytes)
     return block;
 }
 
+static void the_bound_before_building_holds(void **state)
+{
+    (void)state;
+    struct vocab_file file;
+    struct text_tokenizer *t;
+    char why[256];
+    for (size_t n_merges = 100; n_merges < 1000000; n_merges *= 20) {
+        assert_int_equal(vocab_file_load(&file, VOCAB_FILE_QWEN2, n_merges), 0);
+        assert_int_equal(text_tokenizer_new(&t, &file.source, why, sizeof why), 0);
+        size_t bytes = text_tables_bytes(t), most = text_tables_bytes_max(&file.source);
+        print_message("%zu merges: %zu bytes, at most %zu\n", n_merges, bytes, most);
+        assert_in_range(most, bytes, 4 * bytes + (2u << 20));
+        text_tokenizer_free(t);
+        vocab_file_done(&file);
+    }
+    struct text_span endless = {"", SIZE_MAX}, two[2] = {endless, endless};
+    const struct text_vocab_source made_up = {.tokens = two, .n_tokens = 2};
+    assert_int_equal(text_tables_bytes_max(&made_up), 0);
+    const struct text_vocab_source none = {.n_tokens = 0};
+    assert_int_equal(text_tables_bytes_max(&none), 0);
+}
+
 static void the_whole_vocabulary_comes_back(void **state)
 {
     (void)state;
@@ -185,6 +207,7 @@ static void the_version_is_stable(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_bound_before_building_holds),
         cmocka_unit_test(the_whole_vocabulary_comes_back),
         cmocka_unit_test(damage_is_found),
         cmocka_unit_test(what_a_stranger_wrote_is_proven),
