@@ -35,6 +35,7 @@ struct client {
     uint64_t region_bytes;         /* as counted by policy_regions */
     bool is_busy;                  /* awake, with requests in flight, or broken */
     bool awake;                    /* its ring is polled between steps */
+    bool rung;                     /* a packet waits in its socket until its ring was looked at */
     bool broken;   /* gone or lying: to be closed by the service, nothing is posted any more */
     char why[160]; /* of broken */
 };

@@ -61,6 +61,7 @@ struct service {
     uint32_t n_uncounted;     /* clients that get a refusal, or have got it */
     uint32_t n_steps;         /* since the last rest */
     uint32_t n_looks;         /* inside the step */
+    bool looked;              /* at the sockets, since the last step */
     uint8_t *input;           /* one request's bytes */
     size_t input_max;
     int epoll_fd, signal_fd;
@@ -219,6 +220,29 @@ static void take_requests(struct service *s, struct client *c)
     }
 }
 
+/* Looks at its ring in every step from now on. */
+static void wake_for(struct client *c)
+{
+    if (!c->awake)
+        ipc_session_disarm(c->session);
+    c->awake = true;
+    c->empty_polls = 0;
+    client_wake(c);
+}
+
+/* Reads a packet. */
+static void receive(struct service *s, struct client *c)
+{
+    int r = ipc_session_receive(c->session);
+    c->rung = false;
+    if (r < 0)
+        client_fail(c, r);
+    else if (r == IPC_RECEIVED_HELLO)
+        greet(s, c);
+    else if (r == IPC_RECEIVED_DOORBELL && ipc_session_is_open(c->session))
+        wake_for(c);
+}
+
 /* Looks at a client's ring, and falls asleep for it after many looks at nothing. */
 static void poll_client(struct service *s, struct client *c)
 {
@@ -232,6 +256,8 @@ static void poll_client(struct service *s, struct client *c)
     if (r & (IPC_WANT_RECORDS | IPC_WANT_ROOM))
         take_requests(s, c);
     c->empty_polls = r ? 0 : c->empty_polls + 1;
+    if (c->rung)
+        receive(s, c); /* before the ring is armed again, else its next doorbell would be lost */
     if (c->empty_polls < EMPTY_POLLS_MAX || c->broken)
         return;
     c->empty_polls = 0;
@@ -299,20 +325,15 @@ static bool arm_clients(struct service *s)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-static void socket_event(struct service *s, struct client *c)
+/* A packet of an open session is a doorbell: the ring is looked at first, and the doorbell, which
+ * says no more than that, is read afterwards. */
+static void socket_event(struct service *s, struct client *c, uint32_t events)
 {
-    int r = ipc_session_receive(c->session);
-    if (r < 0) {
-        client_fail(c, r);
-    } else if (r == IPC_RECEIVED_HELLO) {
-        greet(s, c);
-    } else if (r == IPC_RECEIVED_DOORBELL && ipc_session_is_open(c->session)) {
-        if (!c->awake)
-            ipc_session_disarm(c->session);
-        c->awake = true;
-        c->empty_polls = 0;
-        client_wake(c);
-    }
+    c->rung = ipc_session_is_open(c->session) && !(events & (EPOLLHUP | EPOLLERR));
+    if (c->rung)
+        wake_for(c);
+    else
+        receive(s, c);
 }
 
 /* SIGTERM: at once, or when the running requests have ended; a second one does not wait. */
@@ -352,7 +373,7 @@ static void handle(struct service *s, const struct epoll_event *event)
         if ((event->data.u64 & SOURCE_MASK) == SOURCE_PROCESS)
             client_fail(c, -ECONNRESET);
         else
-            socket_event(s, c);
+            socket_event(s, c, event->events);
     }
 }
 
@@ -472,6 +493,7 @@ static void rest(struct service *s)
     publish(s, true);
     s->n_steps = 0;
     look_at_sockets(s, sleep_ms(s, readiness_grace_ms(&s->readiness, engine_now_us())));
+    s->looked = true;
     if (readiness_grace_ms(&s->readiness, engine_now_us()) == 0)
         readiness_rest(&s->readiness);
 }
@@ -608,8 +630,9 @@ static void serve(struct service *s)
         if (s->drain_until_us)
             drain(s);
         /* Within a run of steps the watcher says when to look: no system call. */
-        if (s->n_steps < STEPS_BEFORE_WATCH || watcher_saw(&s->watcher))
+        if (!s->looked && (s->n_steps < STEPS_BEFORE_WATCH || watcher_saw(&s->watcher)))
             look_at_sockets(s, 0);
+        s->looked = false;
         look_at_rings(s);
         engine_expire(&s->engine);
         if (engine_is_runnable(&s->engine))

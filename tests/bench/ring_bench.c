@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -41,6 +42,7 @@ struct histogram {
 enum kind {
     FUTEX_ASLEEP,
     SOCKET_ASLEEP,
+    EVENTFD_ASLEEP,
     SUBMIT_ASLEEP,
     EVENT_ASLEEP,
     SUBMIT_SPINNING,
@@ -49,8 +51,9 @@ enum kind {
 };
 
 static const char *const kind_names[N_KINDS] = {
-    "raw futex wake, asleep",  "unix socket packet, asleep",     "submit to first look, asleep",
-    "event to reader, asleep", "submit to first look, spinning", "event to reader, spinning",
+    "raw futex wake, asleep",       "unix socket packet, asleep", "eventfd in poll, asleep",
+    "submit to first look, asleep", "event to reader, asleep",    "submit to first look, spinning",
+    "event to reader, spinning",
 };
 
 /* Everything that both processes see, apart from the session under test. */
@@ -59,6 +62,7 @@ struct shared {
     uint32_t turn;         /* barrier: counts arrivals */
     uint32_t futex_word;   /* counts wakes */
     uint32_t futex_answer; /* counts answers to them */
+    uint32_t event_answer; /* counts answers to the eventfd */
     uint64_t stamp_ns;
     uint64_t tail, head; /* of the throughput ring */
     uint8_t slots[ENTRIES * sizeof(struct ipc_event_record)];
@@ -66,7 +70,8 @@ struct shared {
 
 static struct shared *shared;
 static char path[64];
-static int pair[2];   /* for the plain socket */
+static int pair[2]; /* for the plain socket */
+static int event_fd;
 static bool one_core; /* who spins there keeps the other from running: nothing of that kind then */
 
 static void check(int ok, const char *what)
@@ -164,6 +169,22 @@ static void service_socket(void)
     }
 }
 
+/* The cheapest doorbell that a program can wait for beside other things. */
+static void service_eventfd(void)
+{
+    uint64_t count;
+
+    for (uint32_t i = 0; i < COLD; i++) {
+        uint32_t seen = __atomic_load_n(&shared->event_answer, __ATOMIC_SEQ_CST);
+        struct pollfd fd = {.fd = event_fd, .events = POLLIN};
+
+        poll(&fd, 1, -1);
+        record(EVENTFD_ASLEEP, now_ns() - shared->stamp_ns);
+        check(read(event_fd, &count, sizeof(count)) == sizeof(count), "read");
+        __atomic_store_n(&shared->event_answer, seen + 1, __ATOMIC_SEQ_CST);
+    }
+}
+
 /* Takes a request and answers with its final event, which carries the time of its writing. */
 static int service_answer(struct ipc_session *session, enum kind kind)
 {
@@ -186,6 +207,7 @@ static void service_ring(struct ipc_session *session, unsigned n, enum kind kind
 {
     struct pollfd fd = {.fd = ipc_session_peer(session)->fd, .events = POLLIN};
     unsigned answered = 0;
+    bool rung = false;
 
     while (answered < n) {
         int r = 0;
@@ -194,10 +216,13 @@ static void service_ring(struct ipc_session *session, unsigned n, enum kind kind
             r = service_answer(session, kind);
         check(r >= 0, "take");
         answered += (unsigned)r;
+        if (rung) /* after the look, as quernd does */
+            check(ipc_session_receive(session) >= 0, "receive");
+        rung = false;
         if (r == 0 && kind == SUBMIT_ASLEEP && ipc_session_arm(session) == 0) {
             poll(&fd, 1, -1);
-            check(ipc_session_receive(session) >= 0, "receive");
             ipc_session_disarm(session);
+            rung = true;
         }
     }
 }
@@ -237,6 +262,8 @@ static void run_service(struct ipc_listener *listener)
         barrier(&turn);
         service_socket();
         barrier(&turn);
+        service_eventfd();
+        barrier(&turn);
         service_ring(session, COLD, SUBMIT_ASLEEP);
         if (one_core)
             continue;
@@ -274,6 +301,21 @@ static void client_socket(void)
         stamp = now_ns();
         check(send(pair[1], &stamp, sizeof(stamp), 0) == sizeof(stamp), "send");
         check(recv(pair[1], &stamp, 1, 0) == 1, "recv");
+    }
+}
+
+static void client_eventfd(void)
+{
+    uint64_t one = 1;
+
+    for (uint32_t i = 0; i < COLD; i++) {
+        uint32_t seen = __atomic_load_n(&shared->event_answer, __ATOMIC_SEQ_CST);
+
+        usleep(1000);
+        shared->stamp_ns = now_ns();
+        check(write(event_fd, &one, sizeof(one)) == sizeof(one), "write");
+        while (__atomic_load_n(&shared->event_answer, __ATOMIC_SEQ_CST) == seen)
+            sched_yield();
     }
 }
 
@@ -331,6 +373,8 @@ static void run_client(void)
         barrier(&turn);
         client_socket();
         barrier(&turn);
+        client_eventfd();
+        barrier(&turn);
         client_ring(q, COLD, EVENT_ASLEEP);
         if (one_core)
             continue;
@@ -374,6 +418,8 @@ int main(int argc, char **argv)
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(shared != MAP_FAILED, "mmap");
     check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0, "socketpair");
+    event_fd = eventfd(0, 0);
+    check(event_fd >= 0, "eventfd");
     check(ipc_listener_init(&listener, path, 0600, why, sizeof(why)) == 0, why);
     pid_t child = fork();
     check(child >= 0, "fork");
