@@ -209,7 +209,8 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	install -d "$(DESTDIR)$(SBINDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(LIBDIR)/pkgconfig" \
 	    "$(DESTDIR)$(INCLUDEDIR)" "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)" "$(DESTDIR)$(UNITDIR)" \
 	    "$(DESTDIR)$(USERUNITDIR)" "$(DESTDIR)$(SYSCONFDIR)/quern/quern.conf.d" \
-	    "$(DESTDIR)$(SYSCONFDIR)/default" "$(DESTDIR)$(PREFIX)/lib/sysusers.d" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d"
+	    "$(DESTDIR)$(SYSCONFDIR)/default" "$(DESTDIR)$(PREFIX)/lib/sysusers.d" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d" \
+	    "$(DESTDIR)$(PREFIX)/lib/systemd/catalog"
 	install -m755 $(BUILD)/quernd "$(DESTDIR)$(SBINDIR)/quernd"
 	install -m755 $(BUILD)/quern "$(DESTDIR)$(BINDIR)/quern"
 	install -m644 $(BUILD)/libquern.a "$(DESTDIR)$(LIBDIR)/libquern.a"
@@ -231,17 +232,19 @@ install: all ## install under PREFIX (DESTDIR honoured; settings in /etc are kep
 	install -m644 systemd/grafana-dashboard.json "$(DESTDIR)$(DATADIR)/grafana-dashboard.json"
 	install -m755 systemd/huge-pages.sh "$(DESTDIR)$(LIBEXECDIR)/huge-pages"
 	install -m644 systemd/quern.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf"
+	install -m644 systemd/quern.catalog "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/quern.catalog"
 	install -m644 systemd/quern.tmpfiles "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"
 	c="$(DESTDIR)$(SYSCONFDIR)/quern/quern.conf"; [ -e "$$c" ] || sed 's|@DATADIR@|$(DATADIR)|' systemd/quern.conf >"$$c"
 	c="$(DESTDIR)$(SYSCONFDIR)/default/quern"; [ -e "$$c" ] || install -m644 systemd/quern.default "$$c"
-	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || echo "now: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && systemctl enable --now quern.socket"
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || echo "now: systemd-sysusers && systemd-tmpfiles --create && journalctl --update-catalog && systemctl daemon-reload && systemctl enable --now quern.socket"
 
 uninstall: ## remove what install put there (settings in /etc stay)
 	rm -f "$(DESTDIR)$(SBINDIR)/quernd" "$(DESTDIR)$(BINDIR)/quern" "$(DESTDIR)$(LIBDIR)"/libquern.* \
 	    "$(DESTDIR)$(INCLUDEDIR)/quern.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/quern.pc" \
 	    "$(DESTDIR)$(UNITDIR)"/quern*.service "$(DESTDIR)$(UNITDIR)"/quern*.socket \
 	    "$(DESTDIR)$(USERUNITDIR)"/quern.service "$(DESTDIR)$(USERUNITDIR)"/quern.socket \
-	    "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf"
+	    "$(DESTDIR)$(PREFIX)/lib/sysusers.d/quern.conf" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/quern.conf" \
+	    "$(DESTDIR)$(PREFIX)/lib/systemd/catalog/quern.catalog"
 	rm -rf "$(DESTDIR)$(DATADIR)" "$(DESTDIR)$(LIBEXECDIR)"
 	rm -f "$(DESTDIR)$(MANDIR)"/man1/quern.1 "$(DESTDIR)$(MANDIR)"/man3/libquern.3 "$(DESTDIR)$(MANDIR)"/man3/quern_*.3 \
 	    "$(DESTDIR)$(MANDIR)"/man5/quern.conf.5 "$(DESTDIR)$(MANDIR)"/man7/quern-protocol.7 "$(DESTDIR)$(MANDIR)"/man8/quernd.8

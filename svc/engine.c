@@ -40,6 +40,7 @@ static void pump(struct engine *e, struct request *q)
     e->totals.n_cached_tokens += q->final.u.final.cached_tokens;
     e->totals.n_prompt_tokens += q->final.u.final.prompt_tokens;
     struct journal_context context = client_context(q->client, q->r.id);
+    context.model = e->model ? model_name(e->model) : NULL;
     journal_log(JOURNAL_DEBUG, &context, "request %llu ended: reason %u, code %u, %u + %u tokens",
                 (unsigned long long)q->r.id, reason, q->final.u.final.code,
                 q->final.u.final.prompt_tokens, q->final.u.final.generated);
@@ -60,6 +61,7 @@ static void log_refusal(struct engine *e, const struct client *client, uint64_t 
                         const struct policy_refusal *refusal)
 {
     struct journal_context context = client_context(client, id);
+    context.model = e->model ? model_name(e->model) : NULL;
     policy_log(e->policy, refusal->cause, refusal->sentence, &context, engine_now_us());
 }
 

@@ -229,8 +229,8 @@ void policy_log(struct policy *policy, enum policy_cause cause, const char *sent
                  (unsigned long long)policy->refused[cause].n_unsaid);
     policy->refused[cause].n_unsaid = 0;
     policy->refused[cause].next_log_us = now_us + LOG_EVERY_US;
-    journal_log(JOURNAL_WARNING, context, "refused (%s): %s%s", policy_cause_name(cause), sentence,
-                more);
+    journal_event(cause == POLICY_VIOLATION ? JOURNAL_VIOLATION : JOURNAL_REFUSED, JOURNAL_WARNING,
+                  context, "refused (%s): %s%s", policy_cause_name(cause), sentence, more);
 }
 
 const char *policy_cause_name(enum policy_cause cause)

@@ -57,13 +57,13 @@ int reload_options(struct options *options, struct policy *policy, int argc, cha
         if (!row->section || options_equal(options, &now, row))
             continue;
         if (!row->live)
-            journal_log(JOURNAL_WARNING, NULL,
-                        "reload: %s changed, which needs a restart (systemctl restart quern)",
-                        row->name);
+            journal_event(JOURNAL_NEEDS_RESTART, JOURNAL_WARNING, NULL,
+                          "reload: %s changed, which needs a restart (systemctl restart quern)",
+                          row->name);
         else if (options_copy(options, &now, row) < 0)
             journal_log(JOURNAL_ERROR, NULL, "reload: no memory was left for %s", row->name);
         else
-            journal_log(JOURNAL_NOTICE, NULL, "reload: %s changed", row->name);
+            journal_event(JOURNAL_RELOADED, JOURNAL_NOTICE, NULL, "reload: %s changed", row->name);
     }
     if (other_model) {
         *ret_model = options->model;

@@ -344,8 +344,8 @@ static void begin_stop(struct service *s)
     if (s->stop)
         return;
     readiness_stopping();
-    journal_log(JOURNAL_NOTICE, NULL, "stopping: running requests may go on for %u s",
-                s->options->drain_s);
+    journal_event(JOURNAL_STOPPING, JOURNAL_NOTICE, NULL,
+                  "stopping: running requests may go on for %u s", s->options->drain_s);
     s->engine.hold = ENGINE_CLOSED;
     s->drain_until_us = engine_now_us() + (uint64_t)s->options->drain_s * 1000000;
     /* Who connects now waits in the listening socket for the next process. */
@@ -434,7 +434,8 @@ static void look_whether_idle(struct service *s)
         s->idle_since_us = engine_now_us();
     } else if (engine_now_us() - s->idle_since_us >=
                (uint64_t)s->options->exit_on_idle_s * 1000000) {
-        journal_log(JOURNAL_NOTICE, NULL, "idle for %u s", s->options->exit_on_idle_s);
+        journal_event(JOURNAL_IDLE, JOURNAL_NOTICE, NULL, "idle for %u s",
+                      s->options->exit_on_idle_s);
         s->stop = true;
     }
 }
@@ -501,11 +502,13 @@ static void rest(struct service *s)
 static void say_ready(const struct service *s)
 {
     const struct engine *e = &s->engine;
-    journal_log(JOURNAL_INFO, NULL, "%s", model_load_notes(e->model));
-    journal_log(JOURNAL_NOTICE, NULL, "ready: %s (%s), context %u, %u threads, %s, listening on %s",
-                model_name(e->model), model_type_summary(e->model), e->context,
-                ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
-                s->listener.path ? s->listener.path : "systemd's socket");
+    const struct journal_context context = {.model = model_name(e->model)};
+    journal_event(JOURNAL_WEIGHTS, JOURNAL_INFO, &context, "%s", model_load_notes(e->model));
+    journal_event(JOURNAL_READY, JOURNAL_NOTICE, &context,
+                  "ready: %s (%s), context %u, %u threads, %s, listening on %s",
+                  model_name(e->model), model_type_summary(e->model), e->context,
+                  ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
+                  s->listener.path ? s->listener.path : "systemd's socket");
     readiness_ready();
     readiness_status("Serving");
 }
@@ -538,12 +541,12 @@ static void change_model(struct service *s)
     engine_unload(&s->engine);
     if (load(s, why, sizeof why) == 0 || s->stop)
         return;
-    journal_log(JOURNAL_ERROR, NULL, "%s", why);
+    journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
     journal_log(JOURNAL_WARNING, NULL, "going back to %s", before);
     s->options->model = before;
     engine_unload(&s->engine);
     if (load(s, why, sizeof why) < 0 && !s->stop) {
-        journal_log(JOURNAL_ERROR, NULL, "%s", why);
+        journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s->code = EXIT_NO_INPUT;
         s->stop = true;
     }
@@ -559,7 +562,8 @@ static void reload(struct service *s)
         return;
     readiness_reloading();
     if (reload_options(s->options, &s->policy, s->argc, s->argv, &model, why, sizeof why) < 0) {
-        journal_log(JOURNAL_ERROR, NULL, "reload: %s Nothing was changed.", why);
+        journal_event(JOURNAL_RELOAD_FAILED, JOURNAL_ERROR, NULL, "reload: %s Nothing was changed.",
+                      why);
         readiness_status("Serving; the last reload failed, see the journal");
         readiness_ready();
         return;
@@ -746,20 +750,22 @@ int service_run(struct options *options, int argc, char **argv)
     s.engine.look = look_inside;
     s.engine.look_arg = &s;
     if (r < 0) {
-        journal_log(JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
+        journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
         s.code = EXIT_MACHINE;
         goto close;
     }
     readiness_init(&s.readiness);
+    journal_event(JOURNAL_STARTING, JOURNAL_INFO, NULL, "quernd %s starts with %s", QUERN_VERSION,
+                  options->model);
     r = load(&s, why, sizeof why);
     if (r < 0 && !s.stop) {
-        journal_log(JOURNAL_ERROR, NULL, "%s", why);
+        journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s.code = r == -ENOMEM                                     ? EXIT_MACHINE
                  : r == -EBADMSG || r == -ENOTSUP || r == -EINVAL ? EXIT_BAD_DATA
                                                                   : EXIT_NO_INPUT;
     } else {
         serve(&s);
-        journal_log(JOURNAL_NOTICE, NULL, "stopping");
+        journal_event(JOURNAL_STOPPING, JOURNAL_NOTICE, NULL, "stopping");
     }
     wind_down(&s);
     engine_done(&s.engine);

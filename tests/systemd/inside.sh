@@ -53,6 +53,16 @@ check "the journal has its start" sh -c "journalctl -u quern.service -o cat --no
 check "the journal has no prompt" sh -c "! journalctl -u quern.service --no-pager | grep -q 'list files'"
 check "the pool was looked at" sh -c \
     "journalctl -u quern-hugepages.service -o cat --no-pager | grep -q 'huge pages'"
+journalctl --update-catalog
+message() { # ID FIELD: of the last message with an id
+    journalctl --sync
+    journalctl -b --no-pager -n 1 -o json "MESSAGE_ID=$1" | python3 -c \
+        "import json, sys; print(json.loads(sys.stdin.readline() or '{}').get('$2'))"
+}
+ready=c4036644d4e240729e8583848848c3dc reload_failed=a09bef35aeb54560a287becd243a1004
+equal "its message ready has an id and fields" "$(message $ready QUERN_MODEL)/$(message $ready _SYSTEMD_UNIT)" \
+    "$(quern status | sed -n 's/^model  *//p')/quern.service"
+check "… and an explanation" sh -c "journalctl -b -x --no-pager MESSAGE_ID=$ready | grep -q 'The service answers'"
 score=$(systemd-analyze security quern.service 2>/dev/null | sed -n 's/.*level for quern.service: \([0-9.]*\).*/\1/p')
 check "security at most 2.0 ($score)" awk "BEGIN { exit !($score <= 2.0) }"
 
@@ -64,6 +74,7 @@ configure '[requests]' 'token-gpa-ms = 55'
 systemctl reload quern.service
 check "a wrong file is named in the journal" until_true \
     "journal -u quern.service | grep -q '50-test.conf:5: .*token-gap-ms'"
+equal "… by a message with an id" "$(message $reload_failed PRIORITY)" 3
 check "… and changes nothing" sh -c "quern status | grep -q 'token_gap_ms *44'"
 model=/usr/share/quern/toy.gguf # whose answers have no end of their own
 configure
@@ -88,7 +99,7 @@ if [ "$pool" -ge 64 ]; then
     check "the fd store holds the weights" [ "$(property NFileDescriptorStore)" -ge 1 ]
     check "the next process took them over" [ "$(warm)" -gt "$before" ]
 fi
-override WatchdogSec=2 TimeoutAbortSec=1
+override WatchdogSec=5 TimeoutAbortSec=1
 systemctl restart quern.service
 quern status --wait >/dev/null
 first=$(property MainPID) before=$(warm) restarts=$(property NRestarts)
@@ -102,7 +113,7 @@ equal "… its client hears of it" $? 69
 equal "… and the next answer is the same" "$(answer)" "$one"
 [ "$pool" -lt 64 ] || check "… with the weights kept" [ "$(warm)" -gt "$before" ]
 first=$(property MainPID)
-sleep 6
+sleep 7
 equal "a resting service is left alone" "$(property MainPID)" "$first"
 override
 
