@@ -8,6 +8,8 @@ sed -n 's/^ *\[JOURNAL_[A-Z_]*\] = "\([0-9a-f]*\)",$/\1/p' svc/journal.c | sort 
 sed -n 's/^-- \([0-9a-f]\{32\}\)$/\1/p' systemd/quern.catalog | sort >"$work/catalog"
 check "messages have ids" [ "$(wc -l <"$work/ids")" -ge 11 ]
 check "ids of svc/journal.c and systemd/quern.catalog" diff "$work/ids" "$work/catalog"
+sed -n 's/^| \([0-9a-f]\{32\}\) |.*/\1/p' docs/admin.md | sort >"$work/documented"
+check "… and docs/admin.md" diff "$work/ids" "$work/documented"
 equal "no id twice" "$(uniq -d "$work/ids")" ""
 if command -v journalctl >/dev/null; then
     mkdir -p "$work/root/usr/lib/systemd/catalog" "$work/root/var/lib/systemd/catalog"
