@@ -331,6 +331,17 @@ static int begin_hugetlb(struct mm_arena *ret, size_t size, size_t page, int fd,
                              .kind = page == PAGE_1G ? MM_PAGES_HUGE_1G : MM_PAGES_HUGE_2M,
                              .locked = 1,
                              .fd = fd};
+    struct mm_memory memory;
+    if (mm_memory_query(&memory, "") == 0 &&
+        size > (page == PAGE_1G ? memory.hugetlb_1g : memory.hugetlb_2m)) {
+        mm_why_add(why, why_size,
+                   "%zu MiB of %s are needed, and the hugetlb cgroup leaves %" PRIu64
+                   " MiB (hugetlb.%s.max).",
+                   (size_t)(size / MIB), mm_page_kind_name(arena.kind),
+                   (uint64_t)((page == PAGE_1G ? memory.hugetlb_1g : memory.hugetlb_2m) / MIB),
+                   page == PAGE_1G ? "1GB" : "2MB");
+        return -ENOMEM;
+    }
     if (ftruncate(fd, (off_t)size) < 0) {
         r = -errno;
         goto explain;

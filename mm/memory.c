@@ -16,7 +16,7 @@
 struct hierarchy {
     const char *limits[2]; /* files with a limit, or NULL */
     const char *usage;
-    const char *reclaimable[2]; /* keys of memory.stat: page cache that counts as used */
+    const char *reclaimable[2]; /* keys of memory.stat: page cache that counts as used; or NULL */
 };
 
 static const struct hierarchy version2 = {.limits = {"memory.max", "memory.high"},
@@ -26,6 +26,11 @@ static const struct hierarchy version1 = {
     .limits = {"memory.limit_in_bytes", NULL},
     .usage = "memory.usage_in_bytes",
     .reclaimable = {"total_inactive_file", "total_active_file"}};
+
+static const struct hierarchy huge_2m = {.limits = {"hugetlb.2MB.max", NULL},
+                                         .usage = "hugetlb.2MB.current"};
+static const struct hierarchy huge_1g = {.limits = {"hugetlb.1GB.max", NULL},
+                                         .usage = "hugetlb.1GB.current"};
 
 struct mount {
     char root[PATH_MAX]; /* which folder of the hierarchy is mounted */
@@ -37,14 +42,16 @@ static char *read_text(const char *path);
 static uint64_t read_number(const char *folder, const char *name);
 static uint64_t find_value(const char *text, const char *key);
 static void find_mounts(struct mount *v1, struct mount *v2, bool *ret_hugetlb, const char *root);
-static void look_at_hierarchy(struct mm_memory *memory, const struct hierarchy *hierarchy,
-                              const struct mount *mount, const char *own);
+static bool look_at_hierarchy(uint64_t *least, char path[PATH_MAX],
+                              const struct hierarchy *hierarchy, const struct mount *mount,
+                              const char *own);
 static char *own_cgroup(const char *text, bool unified);
 static uint64_t pool_bytes(const char *root, unsigned page_kib);
 
 int mm_memory_query(struct mm_memory *ret, const char *root)
 {
-    struct mm_memory memory = {.cgroup = UINT64_MAX};
+    struct mm_memory memory = {
+        .cgroup = UINT64_MAX, .hugetlb_2m = UINT64_MAX, .hugetlb_1g = UINT64_MAX};
     char path[PATH_MAX];
 
     snprintf(path, sizeof path, "%s/proc/meminfo", root);
@@ -64,15 +71,24 @@ int mm_memory_query(struct mm_memory *ret, const char *root)
     text = read_text(path);
     for (int unified = 0; text != NULL && unified < 2; unified++) {
         char *own = own_cgroup(text, unified);
-        if (own != NULL && mounts[unified].found)
-            look_at_hierarchy(&memory, unified ? &version2 : &version1, &mounts[unified], own);
+        const struct mount *mount = own ? &mounts[unified] : NULL;
+        if (mount && mount->found) {
+            if (look_at_hierarchy(&memory.cgroup, path, unified ? &version2 : &version1, mount,
+                                  own))
+                snprintf(memory.cgroup_path, sizeof memory.cgroup_path, "%.*s",
+                         (int)sizeof memory.cgroup_path - 1, path);
+            look_at_hierarchy(&memory.hugetlb_2m, path, &huge_2m, mount, own);
+            look_at_hierarchy(&memory.hugetlb_1g, path, &huge_1g, mount, own);
+        }
         free(own);
     }
     free(text);
     free(mounts);
 
     memory.ordinary = memory.machine < memory.cgroup ? memory.machine : memory.cgroup;
-    memory.hugetlb = pool_bytes(root, 2048) + pool_bytes(root, 1048576);
+    uint64_t pool_2m = pool_bytes(root, 2048), pool_1g = pool_bytes(root, 1048576);
+    memory.hugetlb = (pool_2m < memory.hugetlb_2m ? pool_2m : memory.hugetlb_2m) +
+                     (pool_1g < memory.hugetlb_1g ? pool_1g : memory.hugetlb_1g);
     *ret = memory;
     return 0;
 }
@@ -234,7 +250,7 @@ static uint64_t cgroup_rest(const struct hierarchy *hierarchy, const char *folde
     char path[PATH_MAX];
     int n = snprintf(path, sizeof path, "%s/memory.stat", folder);
     char *stat = n > 0 && (size_t)n < sizeof path ? read_text(path) : NULL;
-    for (size_t i = 0; stat != NULL && i < 2; i++) {
+    for (size_t i = 0; stat != NULL && i < 2 && hierarchy->reclaimable[i] != NULL; i++) {
         uint64_t value = find_value(stat, hierarchy->reclaimable[i]);
         if (value != UINT64_MAX)
             used -= value < used ? value : used;
@@ -244,10 +260,13 @@ static uint64_t cgroup_rest(const struct hierarchy *hierarchy, const char *folde
 }
 
 /* From our cgroup up to what is mounted. A path that the mount does not show (a container that
- * sees another root) means that the mount's own folder is all that can be asked. */
-static void look_at_hierarchy(struct mm_memory *memory, const struct hierarchy *hierarchy,
-                              const struct mount *mount, const char *own)
+ * sees another root) means that the mount's own folder is all that can be asked. True where one
+ * leaves less than *least: that is less now, and `path` names it. */
+static bool look_at_hierarchy(uint64_t *least, char path[PATH_MAX],
+                              const struct hierarchy *hierarchy, const struct mount *mount,
+                              const char *own)
 {
+    bool found = false;
     char folder[PATH_MAX];
     size_t skip = strcmp(mount->root, "/") == 0 ? 0 : strlen(mount->root);
     if (skip > 0 && (strncmp(own, mount->root, skip) != 0 || (own[skip] && own[skip] != '/')))
@@ -261,14 +280,14 @@ static void look_at_hierarchy(struct mm_memory *memory, const struct hierarchy *
         while (length > top && folder[length - 1] == '/')
             folder[--length] = '\0';
         uint64_t rest = cgroup_rest(hierarchy, folder);
-        if (rest < memory->cgroup) {
-            memory->cgroup = rest;
-            snprintf(memory->cgroup_path, sizeof memory->cgroup_path, "%.*s",
-                     (int)sizeof memory->cgroup_path - 1, folder);
+        if (rest < *least) {
+            *least = rest;
+            found = true;
+            memcpy(path, folder, length + 1);
         }
         char *slash = strrchr(folder, '/');
         if (length <= top || slash == NULL)
-            return;
+            return found;
         *slash = '\0';
     }
 }

@@ -1,7 +1,7 @@
 /* Hostile clients against quernd, from several threads each: while one thread submits, others write
  * any byte of the request region at any time and send what no client sends. Beside them honest
  * clients compare every token with what they get alone. Afterwards descriptors, KV pages and
- * memory are where they were. QUERN_HOSTILE_SECONDS (8) is how long. */
+ * memory are where they were. QUERN_HOSTILE_SECONDS (60) is how long. */
 #define _GNU_SOURCE
 #include "client/quern.h"
 #include "ipc/socket.h"
@@ -42,7 +42,7 @@ static uint32_t prompt[120], expected[TOKENS];
 static unsigned n_seconds(void)
 {
     const char *text = getenv("QUERN_HOSTILE_SECONDS");
-    return text ? (unsigned)strtoul(text, NULL, 10) : 8;
+    return text ? (unsigned)strtoul(text, NULL, 10) : 60;
 }
 
 static uint64_t next_random(uint64_t *s)

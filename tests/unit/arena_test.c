@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -338,6 +339,113 @@ static void without_memfd_create_the_next_kind_is_taken(void **state)
     assert_int_equal(confined_run(&confinement, map_without_memfd, NULL), 0);
 }
 
+/* ---- a limit of the hugetlb cgroup -------------------------------------------------------------- */
+
+static char mounted[256], cgroup[512];
+static bool switched_on; /* the controller, by us */
+
+static bool set_limit(const char *folder, const char *name, const char *text)
+{
+    char path[700];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "we");
+    if (file == NULL)
+        return false;
+    bool ok = fputs(text, file) >= 0;
+    return fclose(file) == 0 && ok;
+}
+
+static bool mentions_hugetlb(const char *name)
+{
+    char path[700], text[512] = "";
+    snprintf(path, sizeof path, "%s/%s", mounted, name);
+    FILE *file = fopen(path, "re");
+    bool there =
+        file != NULL && fgets(text, sizeof text, file) != NULL && strstr(text, "hugetlb") != NULL;
+    if (file != NULL)
+        fclose(file);
+    return there;
+}
+
+/* A cgroup of our own under the version 2 mount, where that has the hugetlb controller. */
+static bool make_cgroup(void)
+{
+    char line[1024], type[64];
+    bool found = false;
+    FILE *file = fopen("/proc/mounts", "re");
+    while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
+        found = sscanf(line, "%*s %255s %63s", mounted, type) == 2 && strcmp(type, "cgroup2") == 0;
+    if (file != NULL)
+        fclose(file);
+    if (!found || !mentions_hugetlb("cgroup.controllers"))
+        return false;
+    switched_on = !mentions_hugetlb("cgroup.subtree_control");
+    snprintf(cgroup, sizeof cgroup, "%s/quern-arena-test-%d", mounted, (int)getpid());
+    return (!switched_on || set_limit(mounted, "cgroup.subtree_control", "+hugetlb")) &&
+           mkdir(cgroup, 0755) == 0;
+}
+
+static void remove_cgroup(void)
+{
+    rmdir(cgroup);
+    if (switched_on)
+        set_limit(mounted, "cgroup.subtree_control", "-hugetlb");
+}
+
+/* Within the limit: a span of huge pages, or of other pages where the limit leaves too few, but
+ * always one that can be written to its end, and a sentence that names the cause. */
+static int map_within_limit(void *arg)
+{
+    struct mm_arena arena;
+    char why[1024] = "";
+    const bool enough = *(const bool *)arg;
+    if (!set_limit(cgroup, "cgroup.procs", "0") ||
+        mm_arena_map(&arena, SIZE, MM_HUGE_PREFER, why, sizeof why) != 0) {
+        print_message("%s\n", why);
+        return 1;
+    }
+    memset(arena.base, 1, arena.size);
+    bool huge = arena.kind == MM_PAGES_HUGE_2M;
+    mm_arena_unmap(&arena);
+    if (huge != enough || (strstr(why, "cgroup") != NULL) == enough) {
+        print_message("%s: %s\n", enough ? "enough" : "too few", why);
+        return 2;
+    }
+    return 0;
+}
+
+static void a_limit_of_the_hugetlb_cgroup_is_a_step_down(void **state)
+{
+    (void)state;
+    const struct {
+        const char *file, *limit;
+        bool enough;
+    } limits[] = {
+        {"hugetlb.2MB.max", "0", false},       {"hugetlb.2MB.max", "4194304", false},
+        {"hugetlb.2MB.max", "6291456", true},  {"hugetlb.2MB.rsvd.max", "4194304", false},
+        {"hugetlb.2MB.rsvd.max", "max", true},
+    };
+    const struct confinement none = {0};
+    unsigned grown = hugepool_grow(2048, 3);
+    if (grown < 3 || !make_cgroup()) {
+        hugepool_shrink(2048, grown);
+        print_message("no huge pages, or no hugetlb controller of cgroup 2, to be had here\n");
+        skip();
+    }
+    int result[5];
+    for (size_t i = 0; i < 5; i++) {
+        bool enough = limits[i].enough;
+        result[i] = set_limit(cgroup, limits[i].file, limits[i].limit)
+                        ? confined_run(&none, map_within_limit, &enough)
+                        : -1;
+    }
+    remove_cgroup();
+    hugepool_shrink(2048, grown);
+    for (size_t i = 0; i < 5; i++)
+        if (result[i] != 0)
+            fail_msg("%s of %s: %d", limits[i].file, limits[i].limit, result[i]);
+}
+
 /* What one node can show: every kind of page on it or spread over "all", other nodes refused. */
 static void memory_nodes(void **state)
 {
@@ -381,6 +489,7 @@ int main(void)
         cmocka_unit_test(a_sealed_arena_cannot_be_changed),
         cmocka_unit_test(a_small_lock_limit_is_no_error),
         cmocka_unit_test(without_memfd_create_the_next_kind_is_taken),
+        cmocka_unit_test(a_limit_of_the_hugetlb_cgroup_is_a_step_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

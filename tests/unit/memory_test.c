@@ -145,6 +145,22 @@ static void free_huge_pages_are_those_nobody_has_reserved(void **state)
     struct mm_memory memory;
     assert_int_equal(mm_memory_query(&memory, root), 0);
     assert_int_equal(memory.hugetlb, 140 * MIB + 3072 * MIB);
+    assert_int_equal(memory.hugetlb_2m, UINT64_MAX);
+
+    /* The hugetlb controller counts by size, in every group up to the root. */
+    put("proc/self/cgroup", "0::/a/b\n");
+    put("proc/self/mountinfo", "29 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    put("sys/fs/cgroup/a/b/hugetlb.2MB.max", "max\n");
+    put("sys/fs/cgroup/a/b/hugetlb.2MB.current", "0\n");
+    put("sys/fs/cgroup/a/hugetlb.2MB.max", "104857600\n");
+    put("sys/fs/cgroup/a/hugetlb.2MB.current", "41943040\n");
+    put("sys/fs/cgroup/a/b/hugetlb.1GB.max", "0\n");
+    put("sys/fs/cgroup/a/b/hugetlb.1GB.current", "0\n");
+    assert_int_equal(mm_memory_query(&memory, root), 0);
+    assert_int_equal(memory.hugetlb_2m, 60 * MIB);
+    assert_int_equal(memory.hugetlb_1g, 0);
+    assert_int_equal(memory.hugetlb, 60 * MIB);
+    assert_int_equal(memory.cgroup, UINT64_MAX);
 }
 
 static void what_is_no_number_is_an_error_or_no_limit(void **state)
