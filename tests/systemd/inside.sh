@@ -41,6 +41,7 @@ if [ "$failures" != 0 ]; then
     echo "$failures failures, the rest not tried"
     exit 1
 fi
+check "ready means that the model is there" sh -c "systemctl restart quern.service && quern status | grep -q '^state *ready'"
 check "it answers" quern generate --prompt "list files" --max-tokens 8 --temperature 0
 one=$(answer)
 check "it runs without capabilities" grep -qx 'CapBnd:.0000000000000000' "/proc/$(property MainPID)/status"
@@ -149,6 +150,13 @@ long_request 100
 check "with drain-s it does" systemctl stop quern.service
 wait $client
 equal "… the request came to its end" "$?/$(wc -w </tmp/long)" 0/100
+configure 'drain-s = 1'
+systemctl restart quern.service
+long_request 3500
+check "… but not for longer than that" timeout 20 systemctl stop quern.service
+equal "… and ends cleanly" "$(property Result)" success
+wait $client
+equal "… its client is told" $? 69
 configure 'exit-on-idle-s = 1'
 quern status --wait >/dev/null
 check "unused, it ends by itself" until_true '[ "$(property ActiveState)" = inactive ]'
@@ -213,6 +221,12 @@ configure '[memory]' 'huge-pages = require' 'kv-bytes = 2G' '[requests]' 'contex
 systemctl restart quern.service 2>/dev/null
 check "without the pages that it requires it fails" until_true '[ "$(property ActiveState)" = failed ]'
 check "… and says what is missing" sh -c "journalctl -u quern.service -o cat --no-pager | grep -i 'huge page'"
+configure '[memory]' 'kv-bytes = 256M'
+systemctl reset-failed quern.service quern.socket
+systemctl start quern.socket
+equal "with a pool that is too small it takes other pages" "$(answer)" "$one"
+check "… and says so" until_true "journal -u quern.service | grep -q 'KV cache: The pool of 2 MiB huge pages has .* of the 128 '"
+systemctl stop quern.service
 configure '[memory]' 'huge-pages = off'
 systemctl reset-failed quern.service quern.socket
 systemctl start quern.socket
