@@ -355,7 +355,6 @@ OPS_INLINE void softmax_vecs(float *scores, const uint32_t n_vecs, int first, ui
 {
     vec_f32 top = vf_set1(-__builtin_inff()), sum = vf_zero();
 
-    OPS_UNROLL
     for (uint32_t j = 0; j < n_vecs; j++)
         top = vf_max(vf_load(scores + 16 * j), top);
     const float block_max = vf_hmax(top);
