@@ -1,6 +1,6 @@
 # Sourced by tests that need a real systemd: boots one in namespaces of its own over an overlay of /
 # (nothing is written to the machine). Needs root, overlayfs and cgroup v2, else the test is skipped.
-#   container_make         makes $root, an overlay of / with empty /dev, /run and /tmp; $work/out is
+#   container_make         makes $root, an overlay of $CONTAINER_LOWER (/) with empty /dev, /run and /tmp; $work/out is
 #                          its /out
 #   container_pages N      takes N huge pages of 2 MiB into the machine's pool until the end
 #   container_run SCRIPT   boots, runs SCRIPT as a unit, shows what it said, and ends the test: it
@@ -53,7 +53,7 @@ container_make() {
     mount -t tmpfs -o size=1g,mode=755 quern-test "$work/fs" 2>/dev/null || skip "cannot mount a tmpfs"
     mkdir "$work/fs/upper" "$work/fs/work" "$work/fs/root"
     root=$work/fs/root
-    mount -t overlay -o "lowerdir=/,upperdir=$work/fs/upper,workdir=$work/fs/work" quern-test "$root" \
+    mount -t overlay -o "lowerdir=${CONTAINER_LOWER:-/},upperdir=$work/fs/upper,workdir=$work/fs/work" quern-test "$root" \
         2>/dev/null || skip "cannot mount an overlay of /"
     for d in dev run tmp; do mount -t tmpfs -o mode=755 quern-test "$root/$d"; done
     chmod 1777 "$root/tmp"
