@@ -41,7 +41,7 @@ PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhuget
 
 # What tests of packages and pages need besides, and building packages.
 PACKAGES_CHECK := mandoc debhelper fakeroot
-PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev
+PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev debootstrap
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
@@ -265,9 +265,11 @@ deb: deps tarball ## Debian packages in build/deb: quern, libquern0, libquern-de
 	$(Q)rm -rf "$(BUILD)/deb/quern-$(VERSION)"
 	$(Q)ls "$(BUILD)"/deb/*.deb
 
-check-deb: deb ## build the packages anew, lint them, and install, upgrade, remove and purge them
+check-deb: deb ## build the packages, lint them; install, upgrade, remove, purge in a clean Debian
 	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes
-	$(Q)BUILD="$(BUILD)" PACKAGES="$(BUILD)/deb" sh tests/systemd/deb_test.sh
+	$(Q)sh tests/systemd/clean-root.sh "$(BUILD)/clean-root" "$(BUILD)/deb" >"$(BUILD)/clean-root.log" 2>&1 || \
+	    { tail -n 20 "$(BUILD)/clean-root.log"; exit 1; }
+	$(Q)BUILD="$(BUILD)" PACKAGES="$(BUILD)/deb" CONTAINER_LOWER="$(abspath $(BUILD))/clean-root" sh tests/systemd/deb_test.sh
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i

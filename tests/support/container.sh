@@ -1,7 +1,7 @@
 # Sourced by tests that need a real systemd: boots one in namespaces of its own over an overlay of /
 # (nothing is written to the machine). Needs root, overlayfs and cgroup v2, else the test is skipped.
-#   container_make         makes $root, an overlay of $CONTAINER_LOWER (/) with empty /dev, /run and /tmp; $work/out is
-#                          its /out
+#   container_make         makes $root, an overlay of $CONTAINER_LOWER (/) with empty /dev, /run and
+#                          /tmp; $work/out is its /out
 #   container_pages N      takes N huge pages of 2 MiB into the machine's pool until the end
 #   container_run SCRIPT   boots, runs SCRIPT as a unit, shows what it said, and ends the test: it
 #                          passes where the last line is "0 failures"
