@@ -267,15 +267,15 @@ deb: deps tarball ## Debian packages in build/deb: quern, libquern0, libquern-de
 
 check-deb: deb ## build the packages, lint them; install, upgrade, remove, purge in a clean Debian
 	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes
-	$(Q)sh tests/systemd/clean-root.sh "$(BUILD)/clean-root" "$(BUILD)/deb" >"$(BUILD)/clean-root.log" 2>&1 || \
+	$(Q)sh tests/systemd/clean-root.sh build-root "$(BUILD)/deb" >"$(BUILD)/clean-root.log" 2>&1 || \
 	    { tail -n 20 "$(BUILD)/clean-root.log"; exit 1; }
-	$(Q)BUILD="$(BUILD)" PACKAGES="$(BUILD)/deb" CONTAINER_LOWER="$(abspath $(BUILD))/clean-root" sh tests/systemd/deb_test.sh
+	$(Q)BUILD="$(BUILD)" PACKAGES="$(BUILD)/deb" CONTAINER_LOWER="$(CURDIR)/build-root" sh tests/systemd/deb_test.sh
 
 format: ## clang-format every C file
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
 
 clean: ## remove everything built
-	rm -rf build
+	rm -rf build build-root
 
 # Objects made on the way to a program stay: the next build needs them again.
 .SECONDARY:

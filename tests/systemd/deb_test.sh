@@ -12,7 +12,7 @@ done
 # Two builds of the same sources give the same tarball, whatever times and modes the files have.
 sources=$work/sources
 mkdir "$sources"
-tar --create --exclude=./.git --exclude="./$BUILD" --exclude=./build . | tar --extract -C "$sources"
+tar --create --exclude=./.git --exclude="./$BUILD" --exclude=./build --exclude=./build-root . | tar --extract -C "$sources"
 SOURCE_DATE_EPOCH=1700000000 sh debian/tarball.sh quern-test "$work/one.tar.gz"
 (umask 077 && mkdir "$work/again" && tar -xf "$work/one.tar.gz" -C "$work/again" --touch)
 SOURCE_DATE_EPOCH=1700000000 sh "$work/again/quern-test/debian/tarball.sh" quern-test "$work/two.tar.gz"
@@ -37,7 +37,7 @@ package() { # FOLDER: packages of $sources, from its objects
 }
 mkdir "$sources/build"
 tar --create -C "$BUILD" --exclude=./tests --exclude=./test-output \
-    --exclude=./asan --exclude=./tsan --exclude=./fuzz --exclude=./deb --exclude=./clean-root . | tar --extract -C "$sources/build"
+    --exclude=./asan --exclude=./tsan --exclude=./fuzz --exclude=./deb . | tar --extract -C "$sources/build"
 if [ -n "${PACKAGES-}" ]; then
     mkdir "$work/first"
     cp "$PACKAGES"/*.deb "$work/first"
