@@ -10,7 +10,7 @@ epoch=${SOURCE_DATE_EPOCH:-$(date -d "$(sed -n 's/^ -- .*>  //p;T;q' debian/chan
 if git rev-parse --show-toplevel 2>/dev/null | grep -qxF "$PWD"; then
     git ls-files -z
 else # an unpacked tarball
-    find . \( -path ./build -o -path ./build-root \) -prune -o \( -type f -o -type l \) -printf '%P\0'
+    find . \( -path ./.git -o -path ./build -o -path ./build-root \) -prune -o \( -type f -o -type l \) -printf '%P\0'
 fi | sort -z |
     tar --create --null --no-recursion --files-from - --transform "s,^,$name/,S" --format=gnu \
         --mtime "@$epoch" --owner 0 --group 0 --numeric-owner --mode u=rwX,go=rX |
