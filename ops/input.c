@@ -2,7 +2,8 @@
  *
  * A tile is 16 tokens (the last one what is left); within it every plane holds, block by block,
  * the tile's tokens side by side, so that a kernel walks all planes forward with constant offsets
- * between tokens. Tile t therefore starts at token 16 t of each plane, whatever its own width. */
+ * between tokens. Tile t therefore starts at token 16 t of each plane, whatever its own width. Scales
+ * of 15 tokens more than there are may be read: another plane lies behind each plane of them. */
 #include "ops/input.h"
 
 #include "ops/arch/matmul_kernels.h"

@@ -169,8 +169,10 @@ OPS_INLINE void block32_group(const enum ops_type type, const struct ops_matmul_
 
     memset(acc, 0, sizeof(acc));
     for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
-        if (work->is_only_tile)
-            fetch_far(body, body_bytes);
+        if (work->is_only_tile) {
+            fetch_lines_ahead(body, body_bytes);
+            fetch_lines_ahead(plane, plane_bytes);
+        }
         for (size_t part = 0; part < OPS_PARTS; part++) {
             const uint8_t *halves = plane + part * OPS_PART_ROWS * 2;
             const struct block32 block = {

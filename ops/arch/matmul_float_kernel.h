@@ -30,7 +30,7 @@ OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const
             const uint8_t *at = w + (size_t)(p / OPS_PARTS) * work->group_bytes +
                                 (size_t)(p % OPS_PARTS) * OPS_PART_ROWS * row_bytes;
             if (n_tokens == 1 && p % OPS_PARTS == 0)
-                fetch_far(at, 64);
+                fetch_ahead(at);
             const part_f wi = float_load(type, at);
             OPS_UNROLL
             for (int t = 0; t < n_tokens; t++)

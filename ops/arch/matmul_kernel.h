@@ -6,14 +6,24 @@
 #include "ops/arch/packed.h"
 #include "ops/matrix.h"
 
-/* How far ahead of their use weights are fetched into the second-level cache where they go by once:
- * for no more than one tile of tokens. */
-#define OPS_FAR_BYTES 16384
+/* Where weights go by once, for no more than one tile of tokens, each line that is used asks for one
+ * far ahead, into the second-level cache, and for one that comes soon, into the first. The first level
+ * alone has too few fill buffers to cover the memory's latency while the processor computes, and four
+ * KiB ahead, where its own prefetcher begins a new page, is worst of all (docs/benchmarks.md, "Decode
+ * and the memory"). */
+#define OPS_FAR_BYTES  16384
+#define OPS_NEAR_BYTES 512
 
-OPS_INLINE void fetch_far(const uint8_t *p, size_t n_bytes)
+OPS_INLINE void fetch_ahead(const uint8_t *line)
+{
+    __builtin_prefetch(line + OPS_FAR_BYTES, 0, 2);
+    __builtin_prefetch(line + OPS_NEAR_BYTES);
+}
+
+OPS_INLINE void fetch_lines_ahead(const uint8_t *p, size_t n_bytes)
 {
     for (size_t line = 0; line < n_bytes; line += 64)
-        __builtin_prefetch(p + OPS_FAR_BYTES + line, 0, 2);
+        fetch_ahead(p + line);
 }
 
 /* Writes one part of a group's rows for one token: y = acc, + bias, then y + that if adding. */
@@ -71,8 +81,12 @@ MULTIPLY(multiply_q5_k, 256, OPS_Q5_K)
 MULTIPLY(multiply_q6_k, 256, OPS_Q6_K)
 MULTIPLY(multiply_iq4_xs, 256, OPS_IQ4_XS)
 
+/* What takes fewer tokens than a full tile. */
 #ifdef __AMX_INT8__
 #include "ops/arch/matmul_amx_kernel.h"
+#define PART_TILE(type) amx_part_##type
+#else
+#define PART_TILE(type) multiply_##type
 #endif
 
 #include "ops/arch/quantize_kernel.h"
@@ -83,18 +97,18 @@ const struct ops_matmul_kernels OPS_SET_NAME(ops_matmul_kernels) = {
             [OPS_F32] = multiply_f32,
             [OPS_F16] = multiply_f16,
             [OPS_BF16] = multiply_bf16,
-            [OPS_Q4_0] = multiply_q4_0,
-            [OPS_Q4_1] = multiply_q4_1,
-            [OPS_Q5_0] = multiply_q5_0,
-            [OPS_Q5_1] = multiply_q5_1,
-            [OPS_Q8_0] = multiply_q8_0,
-            [OPS_IQ4_NL] = multiply_iq4_nl,
-            [OPS_Q2_K] = multiply_q2_k,
-            [OPS_Q3_K] = multiply_q3_k,
-            [OPS_Q4_K] = multiply_q4_k,
-            [OPS_Q5_K] = multiply_q5_k,
-            [OPS_Q6_K] = multiply_q6_k,
-            [OPS_IQ4_XS] = multiply_iq4_xs,
+            [OPS_Q4_0] = PART_TILE(q4_0),
+            [OPS_Q4_1] = PART_TILE(q4_1),
+            [OPS_Q5_0] = PART_TILE(q5_0),
+            [OPS_Q5_1] = PART_TILE(q5_1),
+            [OPS_Q8_0] = PART_TILE(q8_0),
+            [OPS_IQ4_NL] = PART_TILE(iq4_nl),
+            [OPS_Q2_K] = PART_TILE(q2_k),
+            [OPS_Q3_K] = PART_TILE(q3_k),
+            [OPS_Q4_K] = PART_TILE(q4_k),
+            [OPS_Q5_K] = PART_TILE(q5_k),
+            [OPS_Q6_K] = PART_TILE(q6_k),
+            [OPS_IQ4_XS] = PART_TILE(iq4_xs),
         },
 #ifdef __AMX_INT8__
     .multiply_tiles =

@@ -1,12 +1,6 @@
 /* One token: the matrix goes by once, and what counts is that reads of memory never pause. Sums stay
  * in registers, blocks follow one another without a store, and each line of weights that is used
- * asks for one line far ahead. Part of ops/arch/matmul_kernel.h.
- *
- * Lines come into the second-level cache long before, and into the first shortly before they are
- * used. The first level alone has too few fill buffers to cover the memory's latency while the
- * processor computes, and four KiB ahead, where its own prefetcher begins a new page, is worst of
- * all (docs/benchmarks.md, "Decode and the memory"). */
-#define ONE_NEAR_BYTES 512
+ * asks for those to come. Part of ops/arch/matmul_kernel.h. */
 
 /* Plain C is not worth the compiler's time: 64 steps of 16 lanes each. */
 #ifdef PI
@@ -15,17 +9,11 @@
 #define OPS_ONE_UNROLL
 #endif
 
-OPS_INLINE void one_fetch(const uint8_t *line)
-{
-    fetch_far(line, 64);
-    __builtin_prefetch(line + ONE_NEAR_BYTES);
-}
-
 /* The words of a block, line by line as its steps go; the last steps find none left. */
 OPS_INLINE void one_fetch_word(const enum ops_type type, const uint8_t *body, const int word)
 {
     if (word < ops_packing(type).words)
-        one_fetch(body + (size_t)word * OPS_WORD_BYTES);
+        fetch_ahead(body + (size_t)word * OPS_WORD_BYTES);
 }
 
 /* The integer of a block of 32: the same as block32_tokens makes. */
@@ -71,7 +59,7 @@ OPS_INLINE void one_group32(const enum ops_type type, const struct ops_matmul_wo
     for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
         const size_t at = (size_t)b * tile->width;
         const part_f d_a = pf_bcast(tile->d32 + at);
-        one_fetch(plane);
+        fetch_ahead(plane);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++) {
             const uint8_t *halves = plane + (size_t)part * OPS_PART_ROWS * 2;
@@ -162,7 +150,7 @@ OPS_INLINE void one_group256(const enum ops_type type, const struct ops_matmul_w
     for (int part = 0; part < OPS_PARTS; part++)
         acc[part] = pf_zero();
     for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
-        one_fetch(plane);
+        fetch_ahead(plane);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++)
             acc[part] = one_part256(type, &work->tile, b, body + (size_t)part * OPS_PART_ROWS * 4,

@@ -1,6 +1,7 @@
 /* Matrix products type by type: one token (decode) against the memory rate of the same run; many
  * tokens (prefill) in billions of operations per second, against the same inner loop where weights,
- * activations and results stay in the caches. Medians, interleaved.
+ * activations and results stay in the caches; 2 to 16 tokens (a batch of sequences) against the slower
+ * of the two, the weights coming from memory. Medians, interleaved.
  *
  * matmul_bench [TYPE …]; QUERN_ISA forces an instruction set, QUERN_THREADS the threads. */
 #include "ops/isa.h"
@@ -18,7 +19,10 @@
 #define PREFILL_ROWS   8960u
 #define DECODE_BYTES   ((size_t)400 << 20)
 #define PREFILL_TOKENS 512u
-#define N_TIMES        5
+#define N_TIMES        3
+#define N_BATCHES      4
+
+static const uint32_t batches[N_BATCHES] = {2, 4, 8, 16};
 
 static double now_s(void)
 {
@@ -98,13 +102,37 @@ static double time_product(struct bench *bench, enum ops_type type, uint32_t n_r
     return now_s() - start;
 }
 
+/* Bytes per second / 1e9 of the packed weights of many matrices, one after another, as a step of
+ * n_tokens sequences reads them. */
+static double batch_rate(struct bench *bench, enum ops_type type, uint32_t n_tokens)
+{
+    const size_t matrix_bytes =
+        PREFILL_ROWS / OPS_GROUP_ROWS * ops_matrix_group_bytes(type, N_COLS);
+    const size_t n = DECODE_BYTES / matrix_bytes;
+    double best = 1e9;
+
+    ops_input_set(bench->pool, bench->input, bench->x, N_COLS, n_tokens, N_COLS, &type, 1);
+    for (int pass = 0; pass < 3; pass++) {
+        const double start = now_s();
+        for (size_t i = 0; i < n; i++) {
+            const struct ops_matrix matrix = {type, PREFILL_ROWS, N_COLS,
+                                              bench->packed + i * matrix_bytes};
+            const struct ops_matmul_job job = {&matrix, NULL, bench->y, PREFILL_ROWS, false};
+            ops_matmul(bench->pool, bench->input, &job, 1);
+        }
+        const double s = now_s() - start;
+        best = s < best ? s : best;
+    }
+    return (double)(n * matrix_bytes) / best * 1e-9;
+}
+
 /* Operations per second / 1e9 of the type's inner loop on what each thread keeps in its caches. */
 static double probe_inner_loop(struct bench *bench, enum ops_type type)
 {
-    const uint32_t n_rows = 64 * ops_pool_n_threads(bench->pool), n_tokens = 64;
+    const uint32_t n_rows = 256 * ops_pool_n_threads(bench->pool), n_tokens = 256;
     double best = 1e9;
 
-    for (int pass = 0; pass < 20; pass++) {
+    for (int pass = 0; pass < 10; pass++) {
         const double s = time_matmul(bench, type, n_rows, n_tokens);
         best = s < best ? s : best;
     }
@@ -114,7 +142,8 @@ static double probe_inner_loop(struct bench *bench, enum ops_type type)
 static void measure(struct bench *bench, enum ops_type type)
 {
     double inner[N_TIMES], share[N_TIMES];
-    double decode[N_TIMES], memory[N_TIMES], prefill[N_TIMES], batch[N_TIMES], ratio[N_TIMES];
+    double decode[N_TIMES], memory[N_TIMES], prefill[N_TIMES], ratio[N_TIMES];
+    double batch[N_BATCHES][N_TIMES], batch_share[N_BATCHES][N_TIMES];
     const size_t group_bytes = ops_matrix_group_bytes(type, N_COLS);
     const uint32_t n_rows = (uint32_t)(DECODE_BYTES / group_bytes) * OPS_GROUP_ROWS;
     const double bytes = (double)(n_rows / OPS_GROUP_ROWS) * (double)group_bytes;
@@ -135,13 +164,21 @@ static void measure(struct bench *bench, enum ops_type type)
                      time_product(bench, type, PREFILL_ROWS, PREFILL_TOKENS) * 1e-9;
         inner[i] = probe_inner_loop(bench, type);
         share[i] = prefill[i] / inner[i];
-        batch[i] = operations * 16 / time_product(bench, type, PREFILL_ROWS, 16) * 1e-9;
+        for (int b = 0; b < N_BATCHES; b++) {
+            /* What the inner loop would read, if memory gave it. */
+            const double computed = inner[i] * bytes / (2.0 * N_COLS * n_rows * batches[b]);
+            batch[b][i] = batch_rate(bench, type, batches[b]);
+            batch_share[b][i] = batch[b][i] / (computed < memory[i] ? computed : memory[i]);
+        }
     }
-    printf("%-7s decode %6.1f GB/s of %6.1f (%3.0f %%)   16 rows %7.1f   prefill %7.1f GOP/s of "
-           "%7.1f (%3.0f %%)\n",
+    printf("%-7s decode %5.1f GB/s of %5.1f (%3.0f %%)   prefill %6.0f GOP/s of %6.0f (%3.0f %%)  ",
            ops_type_name(type), median(decode, N_TIMES), median(memory, N_TIMES),
-           100 * median(ratio, N_TIMES), median(batch, N_TIMES), median(prefill, N_TIMES),
-           median(inner, N_TIMES), 100 * median(share, N_TIMES));
+           100 * median(ratio, N_TIMES), median(prefill, N_TIMES), median(inner, N_TIMES),
+           100 * median(share, N_TIMES));
+    for (int b = 0; b < N_BATCHES; b++)
+        printf(" %u rows %4.1f (%3.0f %%)", batches[b], median(batch[b], N_TIMES),
+               100 * median(batch_share[b], N_TIMES));
+    printf("\n");
     fflush(stdout);
 }
 
