@@ -8,11 +8,17 @@
 enum {
     CHUNK_FIRST = 64, /* before any cost is known */
     CHUNK_MIN = 8,
+    /* Fewer rows than this take about as long as reading the weights once: their time says what a
+     * row costs only beside a plain step. */
+    LEARN_ROWS = 32,
     /* With nobody decoding a step may take this many gaps: a larger chunk is cheaper a row, and
      * newcomers and cancels still get in soon. */
     ALONE_GAPS = 3,
     /* Beside a short prompt a step takes at most so many times what that would take alone. */
     SHORT_TIMES = 2,
+    /* Up to here the positions before a row cost next to nothing: what its matrices cost is learned
+     * there, and what each position before it adds, deeper. */
+    SHALLOW = 1024,
 };
 
 struct rank {
@@ -36,7 +42,8 @@ struct sched {
     uint32_t turn; /* whose share is rounded up: rotates */
     /* Measured, exponentially weighted; 0: not yet. */
     double plain_us;    /* a step of decoding rows alone */
-    double per_row_us;  /* what a prefill row adds */
+    double per_row_us;  /* what a prefill row adds where nothing stands before it */
+    double per_key_us;  /* and what each position before it adds to that */
     double interval_us; /* between two admissions while somebody waited */
     uint64_t last_admission_us;
 };
@@ -75,6 +82,31 @@ void sched_free(struct sched *sched)
     free(sched->running);
     free(sched->items);
     free(sched);
+}
+
+/* ---- costs --------------------------------------------------------------------------------- */
+
+/* Of n rows from a position on. */
+static double prefill_us(const struct sched *s, double position, double n)
+{
+    return n * (s->per_row_us + s->per_key_us * (position + n / 2));
+}
+
+static double learned(double old, double seen)
+{
+    return old > 0 ? old + LEARN * (seen - old) : seen;
+}
+
+/* n rows with `position` positions before them on the average took us. A row deep in a long prompt
+ * costs many times what one of a short prompt does, so the two are kept apart. */
+static void learn_prefill(struct sched *s, double us, double n, double position)
+{
+    const double per_row = us / n, shallow = per_row - s->per_key_us * position;
+    if (position < SHALLOW || !(s->per_row_us > 0))
+        s->per_row_us = learned(s->per_row_us, shallow > per_row / 2 ? shallow : per_row / 2);
+    else
+        s->per_key_us = learned(s->per_key_us,
+                                per_row > s->per_row_us ? (per_row - s->per_row_us) / position : 0);
 }
 
 /* ---- users --------------------------------------------------------------------------------- */
@@ -299,9 +331,7 @@ struct sched_entry *sched_admit(struct sched *sched, uint64_t now_us,
     first->user->n_pages += first->n_pages;
     s->running[s->n_running++] = first;
     if (s->n_waiting && s->last_admission_us && now_us > s->last_admission_us) {
-        double interval = (double)(now_us - s->last_admission_us);
-        s->interval_us =
-            s->interval_us > 0 ? s->interval_us + LEARN * (interval - s->interval_us) : interval;
+        s->interval_us = learned(s->interval_us, (double)(now_us - s->last_admission_us));
     }
     s->last_admission_us = now_us;
     return first;
@@ -315,23 +345,41 @@ static uint32_t rows_left(const struct sched_entry *e)
 }
 
 /* Prefill rows that let the step end within the target: the token gap, or twice a plain step where
- * that is more. */
-static uint32_t chunk_rows(const struct sched *s, bool alone, uint32_t n_short_rows)
+ * that is more. `position`: how many positions stand before a row of the long ones, on the
+ * average. */
+static uint32_t chunk_rows(const struct sched *s, bool alone, uint32_t n_short_rows,
+                           double position)
 {
     if (!(s->per_row_us > 0))
         return CHUNK_FIRST < s->o.chunk_max ? CHUNK_FIRST : s->o.chunk_max;
     double gap = (double)s->o.token_gap_us * AIM;
     if (gap < 2 * s->plain_us)
         gap = 2 * s->plain_us;
-    const double short_us = s->plain_us + s->per_row_us * n_short_rows;
-    if (n_short_rows > 0 && gap > SHORT_TIMES * short_us)
-        gap = SHORT_TIMES * short_us;
+    const double short_us = prefill_us(s, 0, n_short_rows);
+    if (n_short_rows > 0 && gap > SHORT_TIMES * (s->plain_us + short_us))
+        gap = SHORT_TIMES * (s->plain_us + short_us);
     else if (alone)
         gap *= ALONE_GAPS;
-    double rows = (gap - s->plain_us) / s->per_row_us;
+    const double left_us = gap - s->plain_us - short_us;
+    double rows = left_us > 0 ? n_short_rows + left_us / (s->per_row_us + s->per_key_us * position)
+                              : (gap - s->plain_us) / s->per_row_us;
     if (rows >= s->o.chunk_max)
         return s->o.chunk_max;
     return rows > CHUNK_MIN ? (uint32_t)rows : CHUNK_MIN;
+}
+
+/* Short prompts are there whole in their first step, as far as the chunk goes. The rows left of it. */
+static uint32_t serve_short(struct sched *s, size_t first, uint32_t chunk)
+{
+    for (size_t i = first; i < s->n_items; i++) {
+        struct sched_item *item = &s->items[i];
+        const uint32_t left = rows_left(item->entry), max = item->entry->rows_max;
+        if (left > SCHED_SHORT_ROWS || left > chunk || (max && max < left))
+            continue;
+        item->n_rows = left;
+        chunk -= left;
+    }
+    return chunk;
 }
 
 /* Shares `chunk` rows among the planned prefills: equal parts, and what the short ones leave goes
@@ -372,18 +420,25 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
         if (rows_left(s->running[i]) == 1)
             s->items[s->n_items++] = (struct sched_item){.entry = s->running[i], .n_rows = 1};
     size_t n_plain = s->n_items;
-    uint32_t n_short_rows = 0;
-    bool has_long = false;
+    uint32_t n_short_rows = 0, n_long = 0;
+    double positions = 0; /* before the long ones' rows */
     for (uint32_t i = 0; i < s->n_running; i++) {
         const uint32_t left = rows_left(s->running[i]);
         if (left <= 1)
             continue;
         s->items[s->n_items++] = (struct sched_item){.entry = s->running[i]};
-        has_long = has_long || left > SCHED_SHORT_ROWS;
-        n_short_rows += left <= SCHED_SHORT_ROWS ? left : 0;
+        if (left <= SCHED_SHORT_ROWS) {
+            n_short_rows += left;
+        } else {
+            n_long++;
+            positions += s->running[i]->n_done;
+        }
     }
     if (s->n_items > n_plain) {
-        share_chunk(s, n_plain, chunk_rows(s, n_plain == 0, has_long ? n_short_rows : 0));
+        const uint32_t chunk = n_long
+                                   ? chunk_rows(s, n_plain == 0, n_short_rows, positions / n_long)
+                                   : chunk_rows(s, n_plain == 0, 0, 0);
+        share_chunk(s, n_plain, serve_short(s, n_plain, chunk));
         s->turn++;
         size_t n = n_plain;
         for (size_t i = n_plain; i < s->n_items; i++)
@@ -397,37 +452,44 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
 
 uint64_t sched_estimate_step(const struct sched *sched)
 {
-    uint32_t n_prefill = 0;
+    double us = sched->plain_us;
     for (size_t i = 0; i < sched->n_items; i++)
-        n_prefill += sched->items[i].n_rows > 1 ? sched->items[i].n_rows : 0;
-    return (uint64_t)(sched->plain_us + sched->per_row_us * n_prefill);
+        if (sched->items[i].n_rows > 1)
+            us += prefill_us(sched, sched->items[i].entry->n_done, sched->items[i].n_rows);
+    return (uint64_t)us;
 }
 
 void sched_step_done(struct sched *sched, uint64_t step_us, bool complete)
 {
     struct sched *s = sched;
     uint32_t n_plain = 0, n_prefill = 0;
+    double positions = 0; /* before the rows of the prefill, added up */
     for (size_t i = 0; i < s->n_items; i++) {
         struct sched_user *user = s->items[i].entry->user;
         uint32_t rows = s->items[i].n_rows;
         user->served += (uint64_t)rows * 1024 / (user->weight ? user->weight : 1);
-        if (rows == 1)
+        if (rows == 1) {
             n_plain++;
-        else
+        } else {
             n_prefill += rows;
+            positions += rows * (s->items[i].entry->n_done + rows / 2.0);
+        }
     }
     s->n_items = 0;
     if (!complete)
         return;
     double us = (double)step_us;
     if (n_prefill == 0 && n_plain > 0) {
-        s->plain_us = s->plain_us > 0 ? s->plain_us + LEARN * (us - s->plain_us) : us;
-    } else if (n_prefill >= CHUNK_MIN) {
-        /* What the rows add: without a plain step to compare with, all of it. */
-        double added = n_plain && us > s->plain_us ? us - s->plain_us : us;
-        double per_row = added / n_prefill;
-        s->per_row_us =
-            s->per_row_us > 0 ? s->per_row_us + LEARN * (per_row - s->per_row_us) : per_row;
+        s->plain_us = learned(s->plain_us, us);
+    } else if (n_prefill >= LEARN_ROWS || (n_prefill > 0 && !(s->per_row_us > 0)) ||
+               (n_prefill >= CHUNK_MIN && n_plain > 0)) {
+        /* What the rows add: without a plain step to compare with, all of it. Where the whole was
+         * quicker than a plain step is thought to be, that is what was learned: few rows that are
+         * taken to cost as much as all of it would keep the chunks small for ever. */
+        if (n_plain > 0 && us <= s->plain_us)
+            s->plain_us = learned(s->plain_us, us);
+        else
+            learn_prefill(s, us - (n_plain ? s->plain_us : 0), n_prefill, positions / n_prefill);
     }
 }
 
@@ -470,7 +532,7 @@ struct sched_entry *sched_waiting(const struct sched *sched, uint32_t position)
 
 uint64_t sched_estimate_prefill(const struct sched *sched, uint32_t n_tokens)
 {
-    return (uint64_t)(sched->per_row_us * n_tokens);
+    return (uint64_t)prefill_us(sched, 0, n_tokens);
 }
 
 uint64_t sched_estimate_wait(const struct sched *sched, uint32_t position)

@@ -13,8 +13,9 @@
  *     (sched_set_back) and computed again later. Entries whose client does not read (parked) are
  *     set back for anybody.
  *   - Every runnable entry that has one token to compute gets its row in every step. The others
- *     share a chunk, equal parts first, so that a short prompt is not held up by a long one. The
- *     chunk is as large as lets a step end within the token gap, by the measured cost of a row;
+ *     share a chunk, short prompts whole, then equal parts, so that none is held up by a long one.
+ *     The chunk is as large as lets a step end within the token gap, by the measured cost of a row
+ *     at its depth;
  *     beside a short prompt, whose first token comes with the step, it is a small one. */
 #ifndef QUERN_SVC_SCHEDULER_H
 #define QUERN_SVC_SCHEDULER_H

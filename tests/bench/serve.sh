@@ -3,7 +3,7 @@
 # interleaved, the one that does not run is stopped. Prints lines "ours N: …" and "peer N: …".
 #   sh tests/bench/serve.sh MODEL [ROUNDS [SEQUENCES…]]
 # PEER is the folder of the yardstick (peer_llama), PEER_LIB that of its libraries; without PEER it
-# measures quernd alone. SERVE_LONG=N adds common prefixes, gaps, and a short prompt beside one of N.
+# measures quernd alone. SERVE_OWN=1 puts `quernd bench` beside one sequence. SERVE_LONG=N adds common prefixes, gaps, and a short prompt beside one of N.
 set -eu
 build=${BUILD:-build} model=$1 rounds=${2:-3}
 shift; [ $# -eq 0 ] || shift
@@ -29,6 +29,14 @@ while [ "$rounds" -gt 0 ]; do
     done
     rounds=$((rounds - 1))
 done
+if [ -n "${SERVE_OWN:-}" ]; then
+    for i in 1 2 3 4 5; do
+        printf 'service %s: ' $i; bench many 1 32 96
+        printf 'bench %s: ' $i
+        "$build/quernd" bench --model "$model" --prompt 32 --generate 96 --reps 2 --threads 2 |
+            grep decode
+    done
+fi
 if [ -n "${SERVE_LONG:-}" ]; then
     printf 'prefix: '; bench prefix 16 2000
     printf 'gap: '; bench gap 16 1500

@@ -3,8 +3,11 @@
  *
  *   serve_bench SOCKET N_VOCAB many N PROMPT TOKENS      N sequences at once
  *   serve_bench SOCKET N_VOCAB prefix N PROMPT           N requests with a common beginning
- *   serve_bench SOCKET N_VOCAB short PROMPT              a 10-token request beside a long prompt
+ *   serve_bench SOCKET N_VOCAB short PROMPT [N]          N 10-token requests (5), one after the
+ *                                                        other, beside a long prompt
  *   serve_bench SOCKET N_VOCAB gap N PROMPT              N sequences while one of them is prefilled
+ *   serve_bench SOCKET N_VOCAB stay N SECONDS            N programs that ask again and again, 10 + 16
+ *                                                        tokens a request: for share.sh
  */
 #include "client/quern.h"
 
@@ -15,7 +18,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 256, GAPS_MAX = 1 << 18, SHORT_PROMPT = 10 };
+enum {
+    CLIENTS_MAX = 256,
+    GAPS_MAX = 1 << 18,
+    SHORT_PROMPT = 10,
+    STAY_TOKENS = 16,
+    STAY_MAX = 1 << 16, /* requests of one program */
+};
 
 struct job {
     pthread_t thread;
@@ -219,12 +228,11 @@ static void prefix(uint32_t n, uint32_t n_prompt)
     release(jobs, n);
 }
 
-static void beside_a_long_prompt(uint32_t n_prompt)
+static void beside_a_long_prompt(uint32_t n_prompt, uint32_t n)
 {
-    enum { TRIES = 5 };
-    struct job alone[TRIES], beside[TRIES], longest[2];
-    uint32_t a[TRIES], b[TRIES];
-    for (int i = 0; i < TRIES; i++) {
+    struct job alone[CLIENTS_MAX], beside[CLIENTS_MAX], longest[2];
+    uint32_t a[CLIENTS_MAX], b[CLIENTS_MAX];
+    for (uint32_t i = 0; i < n; i++) {
         alone[i] = job_of(SHORT_PROMPT, 4);
         start(&alone[i]);
         finish(&alone[i], 1);
@@ -235,8 +243,8 @@ static void beside_a_long_prompt(uint32_t n_prompt)
     start(&longest[0]);
     finish(&longest[0], 1);
     start(&longest[1]);
-    const useconds_t pause = (useconds_t)(first_ms(&longest[0]) * 1e3 / (TRIES + 2));
-    for (int i = 0; i < TRIES; i++) {
+    const useconds_t pause = (useconds_t)(first_ms(&longest[0]) * 1e3 / (n + 1));
+    for (uint32_t i = 0; i < n; i++) {
         usleep(pause);
         beside[i] = job_of(SHORT_PROMPT, 4);
         start(&beside[i]);
@@ -244,16 +252,15 @@ static void beside_a_long_prompt(uint32_t n_prompt)
         b[i] = (uint32_t)(beside[i].first_us - beside[i].submitted_us);
     }
     finish(&longest[1], 1);
-    qsort(a, TRIES, sizeof *a, by_number);
-    qsort(b, TRIES, sizeof *b, by_number);
+    qsort(a, n, sizeof *a, by_number);
+    qsort(b, n, sizeof *b, by_number);
     printf(
         "short_alone_ms %.2f\nshort_beside_ms %.2f\nshort_beside_worst_ms %.2f\nshort_times %.2f\n",
-        a[TRIES / 2] / 1e3, b[TRIES / 2] / 1e3, b[TRIES - 1] / 1e3,
-        (double)b[TRIES / 2] / a[TRIES / 2]);
+        a[n / 2] / 1e3, b[n / 2] / 1e3, b[n - 1] / 1e3, (double)b[n / 2] / a[n / 2]);
     printf("long_alone_ms %.0f\nlong_beside_ms %.0f\nlong_times %.3f\n", first_ms(&longest[0]),
            first_ms(&longest[1]), first_ms(&longest[1]) / first_ms(&longest[0]));
-    release(alone, TRIES);
-    release(beside, TRIES);
+    release(alone, n);
+    release(beside, n);
     release(longest, 2);
 }
 
@@ -274,6 +281,72 @@ static void gap(uint32_t n, uint32_t n_prompt)
     release(jobs, n);
 }
 
+/* What one program of `stay` saw. */
+struct stayer {
+    pthread_t thread;
+    uint64_t end_us;
+    uint64_t random;
+    uint32_t n;          /* requests that ended in time */
+    uint64_t n_tokens;   /* of those, prompts included */
+    uint32_t *firsts_us; /* (n) from submission to the first token */
+};
+
+static void *stay_on(void *arg)
+{
+    struct stayer *s = arg;
+    while (now_us() < s->end_us && s->n < STAY_MAX) {
+        uint32_t ids[SHORT_PROMPT];
+        struct job j = {.ids = ids, .n_ids = SHORT_PROMPT, .n_tokens = STAY_TOKENS};
+        uint32_t gaps[STAY_TOKENS];
+        j.gaps_us = gaps;
+        for (uint32_t i = 0; i < SHORT_PROMPT; i++) {
+            s->random = s->random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+            ids[i] = (uint32_t)(s->random >> 33) % n_vocab;
+        }
+        run(&j);
+        if (j.ended_us > s->end_us)
+            break;
+        s->firsts_us[s->n++] = (uint32_t)(j.first_us - j.submitted_us);
+        s->n_tokens += SHORT_PROMPT + j.generated;
+    }
+    return NULL;
+}
+
+static void stay(uint32_t n, uint32_t seconds)
+{
+    static struct stayer stayers[CLIENTS_MAX];
+    const uint64_t end_us = now_us() + (uint64_t)seconds * 1000000;
+    for (uint32_t i = 0; i < n; i++) {
+        stayers[i] = (struct stayer){.end_us = end_us,
+                                     .random = (uint64_t)getuid() << 32 | i,
+                                     .firsts_us = malloc(STAY_MAX * sizeof(uint32_t))};
+        if (!stayers[i].firsts_us)
+            fail("memory", "there is none left");
+        if (pthread_create(&stayers[i].thread, NULL, stay_on, &stayers[i]) != 0)
+            fail("thread", "it cannot be started");
+    }
+    uint32_t n_requests = 0;
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pthread_join(stayers[i].thread, NULL);
+        n_requests += stayers[i].n;
+        n_tokens += stayers[i].n_tokens;
+    }
+    uint32_t *firsts_us = malloc((n_requests + 1) * sizeof *firsts_us), at = 0;
+    if (!firsts_us || n_requests == 0)
+        fail("stay", "no request ended in time");
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(firsts_us + at, stayers[i].firsts_us, stayers[i].n * sizeof *firsts_us);
+        at += stayers[i].n;
+        free(stayers[i].firsts_us);
+    }
+    qsort(firsts_us, n_requests, sizeof *firsts_us, by_number);
+    printf("requests %u\ntokens %llu\nfirst_p50_ms %.1f\nfirst_p99_ms %.1f\nfirst_max_ms %.1f\n",
+           n_requests, (unsigned long long)n_tokens, firsts_us[n_requests / 2] / 1e3,
+           firsts_us[(uint64_t)n_requests * 99 / 100] / 1e3, firsts_us[n_requests - 1] / 1e3);
+    free(firsts_us);
+}
+
 int main(int argc, char **argv)
 {
     uint32_t number[3] = {0};
@@ -288,16 +361,18 @@ int main(int argc, char **argv)
     if (n_vocab == 0 || number[0] == 0)
         fail("arguments", "numbers from 1");
     const char *what = argv[3];
-    if (strcmp(what, "short") && number[0] > CLIENTS_MAX)
+    if ((strcmp(what, "short") ? number[0] : number[1]) > CLIENTS_MAX)
         fail(what, "256 clients at most");
     if (!strcmp(what, "many"))
         many(number[0], number[1], number[2]);
     else if (!strcmp(what, "prefix"))
         prefix(number[0], number[1]);
     else if (!strcmp(what, "short"))
-        beside_a_long_prompt(number[0]);
+        beside_a_long_prompt(number[0], number[1] ? number[1] : 5);
     else if (!strcmp(what, "gap"))
         gap(number[0], number[1]);
+    else if (!strcmp(what, "stay"))
+        stay(number[0], number[1]);
     else
         fail(what, "unknown");
     return 0;

@@ -264,7 +264,35 @@ static void a_long_prompt_does_not_hold_up_a_short_one(void **state)
         if (items[i].entry == &shortest)
             assert_int_equal(items[i].n_rows, 10); /* whole, in its first step */
         else
-            assert_true(items[i].n_rows >= 10);
+            assert_true(items[i].n_rows >= 8); /* and the long one goes on */
+    sched_free(s);
+}
+
+/* A row at position 16,000 costs nine times what one at the beginning does: what is expected of a
+ * step, and of a short prompt, knows both. */
+static void costs_know_the_depth(void **state)
+{
+    (void)state;
+    struct sched *s = new_sched(1000, 4, 10);
+    struct sched_user user = {.weight = 1};
+    struct sched_entry longest = entry_of(&user, SCHED_NORMAL, 0, 30000), *victim;
+    const struct sched_item *items;
+    assert_int_equal(sched_add(s, &longest), 0);
+    assert_ptr_equal(sched_admit(s, 1, &victim), &longest);
+    while (longest.n_done < 16000) {
+        assert_int_equal(sched_plan(s, &items), 1);
+        const uint32_t n = items[0].n_rows;
+        const double cost = n * (1000.0 + (longest.n_done + n / 2.0) / 2);
+        const double expected = (double)sched_estimate_step(s);
+        if (longest.n_done > 4000) {
+            assert_true(expected > 0.8 * cost && expected < 1.25 * cost);
+            assert_true(cost < 3 * GAP_US * 11 / 10); /* alone it may take three gaps */
+        }
+        sched_step_done(s, (uint64_t)cost, true);
+        longest.n_done += n;
+    }
+    const uint64_t short_us = sched_estimate_prefill(s, 10);
+    assert_true(short_us > 8000 && short_us < 15000);
     sched_free(s);
 }
 
@@ -361,6 +389,7 @@ int main(void)
         cmocka_unit_test(batch_is_not_starved),
         cmocka_unit_test(users_share_by_weight),
         cmocka_unit_test(a_long_prompt_does_not_hold_up_a_short_one),
+        cmocka_unit_test(costs_know_the_depth),
         cmocka_unit_test(a_chunk_keeps_the_token_gap),
         cmocka_unit_test(a_user_keeps_to_its_share_of_the_pages),
         cmocka_unit_test(bounds_are_errors),
