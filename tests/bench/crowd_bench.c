@@ -4,8 +4,11 @@
  *   crowd_bench idle         1,000 connected, idle clients: time of a step with and without them
  *   crowd_bench wake         16 sequences: time of a step whose clients sleep and are rung for every
  *                            token, and of one whose clients do not ask to be rung
- *   crowd_bench stop SECONDS eight clients: gaps between the tokens of seven of them while the
+ *   crowd_bench stop SECONDS [SLICE]
+ *                            eight clients: gaps between the tokens of seven of them while the
  *                            eighth runs, and while it is stopped (SIGSTOP), so many seconds of each
+ *                            in slices of SLICE (5) in turn. In a long slice the stopped client's
+ *                            ring fills up, and its sequence is parked
  *
  * idle takes a toy model, so that a microsecond shows; the others half of 0.5b's layers.
  */
@@ -35,7 +38,7 @@ enum {
     WAKE_ROUNDS = 6,
     WAKE_TOKENS = 32,
     STOP_CLIENTS = 8,
-    STOP_SLICE_S = 5,
+    STOP_SLICE_S = 5, /* where nothing was said */
     GAPS_MAX = 1 << 20,
 };
 
@@ -277,7 +280,7 @@ static _Noreturn void be_reader(const struct quernd *service, uint32_t index)
     }
 }
 
-static void bench_stop(int n_slices)
+static void bench_stop(int n_slices, unsigned slice_s)
 {
     pid_t pids[STOP_CLIENTS];
     struct quernd service;
@@ -291,7 +294,7 @@ static void bench_stop(int n_slices)
         kill(pids[0], i % 2 ? SIGSTOP : SIGCONT);
         usleep(200000);
         atomic_store(&shared->mode, (unsigned)i % 2);
-        sleep(STOP_SLICE_S);
+        sleep(slice_s);
         atomic_store(&shared->mode, 2);
     }
     for (int i = 0; i < STOP_CLIENTS; i++) {
@@ -305,7 +308,7 @@ static void bench_stop(int n_slices)
         qsort(shared->gaps_us[i], n, sizeof(float), by_size);
         printf("the eighth client %s for %d s: %u gaps of the others, p50 %.0f us, p99 %.0f us, "
                "p99.9 %.0f us\n",
-               i ? "stopped" : "running", n_slices * STOP_SLICE_S, n,
+               i ? "stopped" : "running", n_slices * (int)slice_s, n,
                quantile(shared->gaps_us[i], n, 0.5), quantile(shared->gaps_us[i], n, 0.99),
                quantile(shared->gaps_us[i], n, 0.999));
     }
@@ -320,10 +323,12 @@ int main(int argc, char **argv)
         bench_idle();
     } else if (argc == 2 && strcmp(argv[1], "wake") == 0) {
         bench_wake();
-    } else if (argc == 3 && strcmp(argv[1], "stop") == 0 && atoi(argv[2]) > 0) {
-        bench_stop((atoi(argv[2]) + STOP_SLICE_S - 1) / STOP_SLICE_S);
+    } else if (argc >= 3 && strcmp(argv[1], "stop") == 0 && atoi(argv[2]) > 0 &&
+               (argc == 3 || atoi(argv[3]) > 0)) {
+        int slice_s = argc == 3 ? STOP_SLICE_S : atoi(argv[3]);
+        bench_stop((atoi(argv[2]) + slice_s - 1) / slice_s, (unsigned)slice_s);
     } else {
-        fprintf(stderr, "usage: crowd_bench idle | wake | stop SECONDS\n");
+        fprintf(stderr, "usage: crowd_bench idle | wake | stop SECONDS [SLICE]\n");
         return 64;
     }
     return 0;
