@@ -2,6 +2,7 @@
 #include "client/cli/cli.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,12 +94,28 @@ struct answer {
     json_t *ids; /* json: all of them */
     char *text;  /* json: text so far, text_size bytes */
     size_t text_size;
-    size_t n; /* ids printed */
+    size_t n;       /* ids printed */
+    json_t *scores; /* --echo: of the prompt; else NULL */
 };
+
+static int collect_scores(struct answer *a, const struct quern_event *event)
+{
+    struct quern_score s;
+    for (size_t at = 0; at + sizeof s <= event->data_size; at += sizeof s) {
+        memcpy(&s, event->data + at, sizeof s);
+        json_t *logprob = isnan(s.logprob) ? json_null() : json_real(s.logprob);
+        json_t *pair = json_pack("[I, o]", (json_int_t)s.token, logprob);
+        if (json_array_append_new(a->scores, pair))
+            return cli_fail(1, "out of memory");
+    }
+    return 0;
+}
 
 static int collect(void *arg, const struct quern_event *event)
 {
     struct answer *a = arg;
+    if (a->scores && event->type == QUERN_EVENT_DATA && event->u.data.kind == QUERN_DATA_SCORES)
+        return collect_scores(a, event);
     if (event->type != QUERN_EVENT_TOKEN)
         return 0;
     switch (a->output) {
@@ -130,6 +147,8 @@ static void print_json(const struct answer *a, const struct quern_result *r)
         (int)r->final_.prompt_tokens, "cached_tokens", (int)r->final_.cached_tokens, "generated",
         (int)r->final_.generated, "queue_us", (json_int_t)r->final_.queue_us, "prefill_us",
         (json_int_t)r->final_.prefill_us, "decode_us", (json_int_t)r->final_.decode_us);
+    if (all && a->scores)
+        json_object_set(all, "prompt_scores", a->scores);
     if (all)
         json_dumpf(all, stdout, JSON_COMPACT);
     json_decref(all);
@@ -138,16 +157,23 @@ static void print_json(const struct answer *a, const struct quern_result *r)
 int cli_generate(int argc, char **argv)
 {
     struct cli_options o;
-    int rc = cli_options_read(&o, "generate", "prompt tokens output " SAMPLING, argc, argv);
+    int rc =
+        cli_options_read(&o, "generate", "prompt tokens output json echo " SAMPLING, argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.n_words || (o.prompt && o.tokens))
         return cli_fail(CLI_USAGE, "generate takes one of --prompt TEXT, --tokens IDS, or standard "
                                    "input");
+    if (o.echo && o.output != CLI_OUTPUT_JSON)
+        return cli_fail(CLI_USAGE, "--echo is printed as json only; add --json");
     char *text = NULL;
     uint32_t *ids = NULL;
     quern *q = NULL;
     struct answer a = {.output = o.output, .ids = json_array()};
+    if (o.echo) {
+        a.scores = json_array();
+        o.request.flags |= QUERN_ECHO;
+    }
     if (o.tokens) {
         o.request.kind = QUERN_INPUT_IDS;
         rc = cli_parse_ids(o.tokens, &ids, &o.request.n_ids);
@@ -170,6 +196,7 @@ int cli_generate(int argc, char **argv)
             putchar('\n');
     }
     quern_close(q);
+    json_decref(a.scores);
     json_decref(a.ids);
     free(a.text);
     free(ids);

@@ -37,6 +37,10 @@ struct cli_options {
     bool chinese;         /* --language zh */
     bool parallel_calls;  /* --parallel-calls */
     bool no_generation_prompt;
+    bool echo;         /* --echo */
+    uint32_t flags;    /* QUERN_MEAN, QUERN_NORMALIZE */
+    uint32_t count;    /* --count; 0: not given */
+    uint32_t parallel; /* --parallel; 0: not given */
     const char *stops[CLI_STOPS_MAX];
     struct quern_bias biases[CLI_BIASES_MAX];
     struct quern_request request; /* sampling parameters, filled by the options */
@@ -59,6 +63,8 @@ int cli_detokenize(int argc, char **argv);
 int cli_score(int argc, char **argv);
 int cli_render(int argc, char **argv);
 int cli_status(int argc, char **argv);
+int cli_embed(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 
 /* Prints the help of one verb, or of the tool where verb is NULL. */
 void cli_help(const char *verb);
@@ -89,6 +95,10 @@ int cli_parse_ids(const char *text, uint32_t **ret, size_t *ret_n);
 
 /* Connects. Returns 0, or an exit code after a sentence. */
 int cli_connect(quern **ret, const struct cli_options *options);
+
+/* What the tool exits with after a -errno of libquern, or a final event's code. */
+int cli_exit_of_errno(int error);
+int cli_exit_of_code(enum quern_code code);
 
 /* Submits r and calls fn with every event but the final one; shows queue position and prefill on a
  * terminal's standard error. Ctrl-C cancels the request (the service goes on): the result then says

@@ -20,19 +20,20 @@ static const struct verb {
      "  --system TEXT          what the model is told first (default: the model's own)\n"},
     {"chat", cli_chat, "talk, line by line",
      "quern chat [OPTION…]\n"
-     "  A line that ends with \\ goes on. /help lists the commands. Ctrl-C stops an answer,\n"
-     "  Ctrl-D ends the chat.\n"
+     "  A line that ends with \\ goes on. /help lists the commands.\n"
+     "  Ctrl-C stops an answer, Ctrl-D ends the chat.\n"
      "  --system TEXT          what the model is told first\n"
-     "  --tools FILE           JSON list of tools that the model may call; calls are shown, never\n"
-     "                         run: /result TEXT says what one gave\n"
+     "  --tools FILE           JSON list of tools that the model may call; calls\n"
+     "                         are shown, never run: /result TEXT says what one gave\n"
      "  --family NAME  --language en|zh  --parallel-calls   as for quern render\n"},
     {"generate", cli_generate, "go on after a text, as it is",
      "quern generate [OPTION…]\n"
      "  Continues --prompt TEXT, --tokens IDS, or standard input.\n"
-     "  --output text|ids|json (default: text)\n"},
+     "  --output text|ids|json (default: text); --json: the same as --output json\n"
+     "  --echo                 with json: log probability of each prompt token, too\n"},
     {"tokenize", cli_tokenize, "text to token ids",
      "quern tokenize WORD… | quern tokenize -\n"
-     "  Prints the ids of the text (- or nothing: of standard input), separated by spaces.\n"
+     "  Prints the ids of the text (- or none: standard input), separated by spaces.\n"
      "  --model NAME           of a service with several\n"},
     {"detokenize", cli_detokenize, "token ids to text",
      "quern detokenize ID… | quern detokenize -\n"
@@ -40,26 +41,41 @@ static const struct verb {
      "  --model NAME           of a service with several\n"},
     {"score", cli_score, "log probability of each token of a text",
      "quern score WORD… | quern score -\n"
-     "  A line for each token: id, natural log probability, text; then the sum and perplexity.\n"
-     "  --output text|json     (default: text)\n"
+     "  A line a token: id, natural log probability, text; then sum and perplexity.\n"
+     "  --output text|json     (default: text); --json: the same as --output json\n"
      "  --model NAME           of a service with several\n"},
     {"render", cli_render, "the prompt of a conversation, as the model sees it",
      "quern render --messages FILE [--tools FILE] [--family NAME] [--ids]\n"
-     "  FILE (-: standard input) holds a JSON list of {\"role\": …, \"content\": …}. Nothing is "
-     "added\n"
-     "  to what is printed. With --family it needs no service.\n"
+     "  FILE (-: standard input) holds a JSON list of {\"role\": …, \"content\": …}.\n"
+     "  Nothing is added to what is printed. With --family it needs no service.\n"
      "  --tools FILE           JSON list of tools that the model may call\n"
-     "  --family NAME          qwen2, qwen1.5, qwen1.5-early, qwen2.5, qwen2.5-base, qwen2.5-math\n"
-     "                         (default: the service's model's)\n"
+     "  --family NAME          qwen2, qwen1.5, qwen1.5-early, qwen2.5, qwen2.5-base,\n"
+     "                         qwen2.5-math (default: the service's model's)\n"
      "  --ids                  the token ids instead, from the service\n"
-     "  --language en|zh       of Qwen2's words about tools (en); --parallel-calls: several at "
-     "once\n"
+     "  --language en|zh       of Qwen2's words about tools (en)\n"
+     "  --parallel-calls       several tools may be called at once\n"
      "  --no-generation-prompt end after the last message\n"
      "  --model NAME           with --ids, of a service with several\n"},
     {"status", cli_status, "what the service runs and how it is",
      "quern status [OPTION…]\n"
-     "  --output text|json     (default: text)\n"
+     "  --output text|json     (default: text); --json: the same as --output json\n"
      "  --wait                 wait until the model is loaded, with a progress bar\n"},
+    {"embed", cli_embed, "a text as a vector",
+     "quern embed WORD… | quern embed -\n"
+     "  Prints the model's last hidden state after the text.\n"
+     "  --mean                 the mean over all positions\n"
+     "  --normalize            scaled to length 1\n"
+     "  --output text|json     (default: text); --json: the same as --output json\n"
+     "  --model NAME           of a service with several\n"},
+    {"bench", cli_bench, "how fast the service answers, from outside",
+     "quern bench [OPTION…]\n"
+     "  Times requests through the ring: first token, gaps, tokens a second.\n"
+     "  --count N              so many requests (16)\n"
+     "  --parallel N           so many at a time (1)\n"
+     "  --max-tokens N         tokens of each answer (64)\n"
+     "  --prompt TEXT          in place of its own, with a number put before it\n"
+     "  --output text|json     (default: text); --json: the same as --output json\n"
+     "  --model NAME           of a service with several\n"},
 };
 #define N_VERBS (sizeof verbs / sizeof verbs[0])
 
@@ -69,7 +85,7 @@ static const char sampling_help[] =
     "  --top-k K  --top-p P  --min-p P  --repetition-penalty R\n"
     "  --presence-penalty A  --frequency-penalty A\n"
     "  --min-tokens N         no end before N tokens\n"
-    "  --logit-bias ID=B      added to the logit of a token (-inf: never); several times\n"
+    "  --logit-bias ID=B      added to a token's logit (-inf: never); repeatable\n"
     "  --seed N               same request and seed, same answer\n"
     "  --stop TEXT            end before this text; may be given several times\n"
     "  --priority interactive|normal|batch\n"
@@ -77,10 +93,10 @@ static const char sampling_help[] =
     "  --model NAME           of a service with several\n";
 
 static const char common_help[] =
-    "  --socket PATH          else $QUERN_SOCKET, else $XDG_RUNTIME_DIR/quern/quern.sock,\n"
-    "                         else /run/quern/quern.sock\n"
-    "Exit status: 0 done, 64 usage, 69 no service, 70 failure of the service, 75 busy,\n"
-    "130 stopped by Ctrl-C.\n";
+    "  --socket PATH          or $QUERN_SOCKET, $XDG_RUNTIME_DIR/quern/quern.sock,\n"
+    "                         /run/quern/quern.sock\n"
+    "Exit status: 0 done, 64 usage, 69 no service, 70 failure of the service,\n"
+    "75 busy, 130 stopped by Ctrl-C.\n";
 
 void cli_help(const char *verb)
 {

@@ -38,6 +38,12 @@ enum {
     OPT_NO_GENERATION_PROMPT,
     OPT_MIN_TOKENS,
     OPT_LOGIT_BIAS,
+    OPT_JSON,
+    OPT_ECHO,
+    OPT_MEAN,
+    OPT_NORMALIZE,
+    OPT_COUNT,
+    OPT_PARALLEL,
 };
 
 static const struct option table[] = {
@@ -70,6 +76,12 @@ static const struct option table[] = {
     {"no-generation-prompt", no_argument, NULL, OPT_NO_GENERATION_PROMPT},
     {"min-tokens", required_argument, NULL, OPT_MIN_TOKENS},
     {"logit-bias", required_argument, NULL, OPT_LOGIT_BIAS},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"echo", no_argument, NULL, OPT_ECHO},
+    {"mean", no_argument, NULL, OPT_MEAN},
+    {"normalize", no_argument, NULL, OPT_NORMALIZE},
+    {"count", required_argument, NULL, OPT_COUNT},
+    {"parallel", required_argument, NULL, OPT_PARALLEL},
     {NULL, 0, NULL, 0},
 };
 
@@ -246,6 +258,22 @@ static int read_option(struct cli_options *o, int option, const char *text)
         rc = read_word(option, text, outputs, 3, &word);
         o->output = (enum cli_output)word;
         return rc;
+    case OPT_JSON:
+        o->output = CLI_OUTPUT_JSON;
+        return 0;
+    case OPT_ECHO:
+        o->echo = true;
+        return 0;
+    case OPT_MEAN:
+        o->flags |= QUERN_MEAN;
+        return 0;
+    case OPT_NORMALIZE:
+        o->flags |= QUERN_NORMALIZE;
+        return 0;
+    case OPT_COUNT:
+        return read_count(option, text, &o->count);
+    case OPT_PARALLEL:
+        return read_count(option, text, &o->parallel);
     case OPT_PRIORITY:
         rc = read_word(option, text, priorities, 3, &word);
         o->request.priority = (enum quern_priority)word;

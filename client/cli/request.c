@@ -17,7 +17,7 @@ static void on_interrupt(int signal_number)
     interrupted = 1;
 }
 
-static int exit_of_errno(int error)
+int cli_exit_of_errno(int error)
 {
     switch (error) {
     case -ENOENT:
@@ -36,7 +36,7 @@ static int exit_of_errno(int error)
     }
 }
 
-static int exit_of_code(enum quern_code code)
+int cli_exit_of_code(enum quern_code code)
 {
     switch (code) {
     case QUERN_CODE_OK:
@@ -59,7 +59,7 @@ static int exit_of_code(enum quern_code code)
 int cli_connect(quern **ret, const struct cli_options *options)
 {
     int rc = quern_connect(ret, options->socket);
-    return rc ? cli_fail(exit_of_errno(rc), "%s", quern_connect_error()) : 0;
+    return rc ? cli_fail(cli_exit_of_errno(rc), "%s", quern_connect_error()) : 0;
 }
 
 /* ---- the line on standard error that says where a request stands ---------------------------- */
@@ -181,11 +181,11 @@ int cli_run(quern *q, const struct quern_request *r, quern_event_fn *fn, void *a
     sigprocmask(SIG_SETMASK, &before, NULL);
     fflush(stdout);
     if (rc)
-        return cli_fail(exit_of_errno(rc), "%s", quern_error(q));
+        return cli_fail(cli_exit_of_errno(rc), "%s", quern_error(q));
     if (ret->final_.reason == QUERN_REASON_CANCELLED && ret->final_.code == QUERN_CODE_OK)
         return CLI_INTERRUPTED;
     if (ret->final_.code != QUERN_CODE_OK)
-        return cli_fail(exit_of_code(ret->final_.code), "%s",
+        return cli_fail(cli_exit_of_code(ret->final_.code), "%s",
                         *ret->sentence ? ret->sentence : quern_code_name(ret->final_.code));
     return CLI_OK;
 }

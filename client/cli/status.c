@@ -51,7 +51,7 @@ static void print_status(char *text, enum cli_output output)
 int cli_status(int argc, char **argv)
 {
     struct cli_options o;
-    int rc = cli_options_read(&o, "status", "output wait", argc, argv);
+    int rc = cli_options_read(&o, "status", "output json wait", argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.n_words || o.output == CLI_OUTPUT_IDS)

@@ -187,7 +187,7 @@ static int print_scores(quern *q, const struct bytes *scores, enum cli_output ou
 int cli_score(int argc, char **argv)
 {
     struct cli_options o;
-    int rc = cli_options_read(&o, "score", "model output", argc, argv);
+    int rc = cli_options_read(&o, "score", "model output json", argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.output == CLI_OUTPUT_IDS)

@@ -1,6 +1,6 @@
 # bash completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
 _quern() {
-    local verbs='ask chat generate tokenize detokenize score render status'
+    local verbs='ask chat generate tokenize detokenize score render status embed bench'
     local sampling='--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty
         --presence-penalty --frequency-penalty --min-tokens --logit-bias --seed --stop --priority
         --deadline-ms --model'
@@ -30,15 +30,17 @@ _quern() {
     *:--language) words='en zh' ;;
     *:--max-tokens | *:--temperature | *:--top-k | *:--top-p | *:--min-p | *:--*-penalty | \
         *:--min-tokens | *:--logit-bias | *:--seed | *:--stop | *:--deadline-ms | *:--model | \
-        *:--system | *:--prompt | *:--tokens) return ;;
+        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel) return ;;
     ask:*) words="--system $sampling" ;;
     chat:*) words="--system --tools --family --language --parallel-calls $sampling" ;;
-    generate:*) words="--prompt --tokens --output $sampling" ;;
+    generate:*) words="--prompt --tokens --output --json --echo $sampling" ;;
     tokenize:* | detokenize:*) words='--model' ;;
-    score:*) words='--output --model' ;;
+    score:*) words='--output --json --model' ;;
     render:*) words='--messages --tools --family --ids --language --parallel-calls
         --no-generation-prompt --model' ;;
-    status:*) words='--output --wait' ;;
+    status:*) words='--output --json --wait' ;;
+    embed:*) words='--mean --normalize --output --json --model' ;;
+    bench:*) words='--count --parallel --max-tokens --prompt --output --json --model' ;;
     :--help) words=$verbs ;;
     :*) words="$verbs --version" ;;
     esac

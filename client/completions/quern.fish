@@ -1,7 +1,7 @@
 # fish completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
-set -l verbs ask chat generate tokenize detokenize score render status
+set -l verbs ask chat generate tokenize detokenize score render status embed bench
 set -l samples '__fish_seen_subcommand_from ask chat generate'
-set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render'
+set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render embed bench'
 set -l family '__fish_seen_subcommand_from chat render'
 complete -c quern -f
 complete -c quern -l socket -r -F -d 'where the service listens'
@@ -17,6 +17,8 @@ complete -c quern -n $none -a detokenize -d 'token ids to text'
 complete -c quern -n $none -a score -d 'log probability of each token of a text'
 complete -c quern -n $none -a render -d 'the prompt of a conversation'
 complete -c quern -n $none -a status -d 'what the service runs and how it is'
+complete -c quern -n $none -a embed -d 'a text as a vector'
+complete -c quern -n $none -a bench -d 'how fast the service answers'
 
 complete -c quern -n $samples -l max-tokens -x -d 'end after so many tokens'
 complete -c quern -n $samples -l temperature -x -d '0 takes the likeliest token each time'
@@ -42,8 +44,16 @@ complete -c quern -n $family -l parallel-calls -d 'several tools may be called a
 complete -c quern -n '__fish_seen_subcommand_from generate' -l prompt -x -d 'the text'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l tokens -x -d 'its token ids'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l output -x -a 'text ids json' -d 'form of the output'
-complete -c quern -n '__fish_seen_subcommand_from score status' -l output -x -a 'text json' -d 'form of the output'
+complete -c quern -n '__fish_seen_subcommand_from score status embed bench' -l output -x -a 'text json' -d 'form of the output'
 complete -c quern -n '__fish_seen_subcommand_from render' -l messages -r -F -d 'the conversation, JSON'
 complete -c quern -n '__fish_seen_subcommand_from render' -l ids -d 'print token ids'
 complete -c quern -n '__fish_seen_subcommand_from render' -l no-generation-prompt -d 'end after the last message'
 complete -c quern -n '__fish_seen_subcommand_from status' -l wait -d 'until the model is loaded'
+complete -c quern -n '__fish_seen_subcommand_from generate score status embed bench' -l json -d 'the same as --output json'
+complete -c quern -n '__fish_seen_subcommand_from generate' -l echo -d 'with json, score the prompt'
+complete -c quern -n '__fish_seen_subcommand_from embed' -l mean -d 'over all positions'
+complete -c quern -n '__fish_seen_subcommand_from embed' -l normalize -d 'to length 1'
+complete -c quern -n '__fish_seen_subcommand_from bench' -l count -x -d 'requests'
+complete -c quern -n '__fish_seen_subcommand_from bench' -l parallel -x -d 'at a time'
+complete -c quern -n '__fish_seen_subcommand_from bench' -l max-tokens -x -d 'of each answer'
+complete -c quern -n '__fish_seen_subcommand_from bench' -l prompt -x -d 'the text'
