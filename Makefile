@@ -126,10 +126,10 @@ quick: ## the unit tests alone
 	$(Q)BUILD="$(BUILD)" sh tests/run.sh $(TESTS_UNIT)
 
 asan: ## the tests under AddressSanitizer and UBSan
-	$(Q)$(MAKE) --no-print-directory check BUILD=build/asan SAN=address,undefined OPT="-O1 -g"
+	$(Q)TEST_TIMEOUT_S=1200 $(MAKE) --no-print-directory check BUILD=build/asan SAN=address,undefined OPT="-O1 -g"
 
 tsan: ## the tests under ThreadSanitizer
-	$(Q)$(MAKE) --no-print-directory check BUILD=build/tsan SAN=thread OPT="-O1 -g"
+	$(Q)TEST_TIMEOUT_S=1200 $(MAKE) --no-print-directory check BUILD=build/tsan SAN=thread OPT="-O1 -g"
 
 fuzz: ## run every fuzzer for FUZZ_SECONDS (60) each; needs clang
 	$(Q)$(MAKE) --no-print-directory fuzzers CC=clang BUILD=build/fuzz SAN=address,undefined OPT="-O1 -g"

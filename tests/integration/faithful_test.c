@@ -127,12 +127,12 @@ static void segments_are_the_chat(void **state)
     assert_true(answer.n_data > 100);
     assert_int_equal(answer.n_data, other.n_data);
     assert_memory_equal(answer.data, other.data, answer.n_data);
-    chat_prompt_done(&prompt);
 
     segments[0] = (struct quern_segment){QUERN_SEGMENT_CONTROL, "<|no_such|>", 11};
     ask(&r, &answer);
     assert_int_equal(answer.result.final_.code, QUERN_CODE_UNSUPPORTED);
     assert_non_null(strstr(answer.result.sentence, "<|no_such|>"));
+    chat_prompt_done(&prompt);
 }
 
 /* ---- log probabilities --------------------------------------------------------------------- */

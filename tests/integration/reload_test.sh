@@ -22,7 +22,7 @@ logged() {
     tries=0
     until grep -q "$1" "$work/log"; do
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || { cat "$work/log"; return 1; }
+        [ $tries -lt 1200 ] || { cat "$work/log"; return 1; }
         sleep 0.05
     done
 }
