@@ -86,6 +86,17 @@ void ops_block_max(const float *x, size_t n, size_t block, float *max)
     ops_vector_kernels()->block_max(x, n, block, max);
 }
 
+void ops_block_exp_sum(const float *x, size_t n, size_t block, float max, float scale, float *sum)
+{
+    ops_vector_kernels()->block_exp_sum(x, n, block, max, scale, sum);
+}
+
+size_t ops_at_least(const float *x, size_t n, size_t block, const float *max, float least,
+                    uint32_t *ids)
+{
+    return ops_vector_kernels()->at_least(x, n, block, max, least, ids);
+}
+
 float ops_expf(float x)
 {
     const float t = fmaf(x, OPS_EXP_LOG2E, OPS_EXP_MAGIC);

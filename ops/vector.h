@@ -29,6 +29,15 @@ uint32_t ops_argmax(const float *x, size_t n);
  * ceil(n / block) of them; block is a multiple of 64. */
 void ops_block_max(const float *x, size_t n, size_t block, float *max);
 
+/* sum[b] = Σ exp((x[i] - max) * scale) over block b of x, by the 16-partial rule within the block;
+ * what is below e^-87, -infinity and NaN count as 0. Blocks as above. */
+void ops_block_exp_sum(const float *x, size_t n, size_t block, float max, float scale, float *sum);
+
+/* The indices of what is ≥ least, rising; returns how many. `max` is from ops_block_max of the same
+ * x and block; ids has room for n. NaN is never found. */
+size_t ops_at_least(const float *x, size_t n, size_t block, const float *max, float least,
+                    uint32_t *ids);
+
 /* y[i] = fma(a, x[i], y[i]). */
 void ops_axpy(float a, const float *x, size_t n, float *y);
 

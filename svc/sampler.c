@@ -2,7 +2,12 @@
  *
  * Penalised ids are few: they are taken out of the row and kept in double precision beside it. The
  * row is then read once for the maxima of its blocks, and only blocks whose maximum reaches a threshold
- * are looked at: a vocabulary of 152k costs one vectorised pass, the rest is a handful of candidates. */
+ * are looked at: a vocabulary of 152k costs one vectorised pass, the rest is a handful of candidates.
+ *
+ * Top-p without top-k cuts by the mass of the whole row. One more vectorised pass in float32 gives that
+ * mass within MASS_ERROR; from it follows a value below which nothing can be kept, and the cut itself,
+ * made in double precision, is decided by either end of the interval. Where the two ends differ, the
+ * mass is summed in double precision: what is kept is always what that sum says. */
 #include "svc/sampler.h"
 
 #include "ops/vector.h"
@@ -19,6 +24,11 @@ enum { SCAN_BLOCK = 64 };
 /* Below this many temperatures under the maximum, even 152k tokens together weigh less than half
  * a unit of the 53-bit draw: they cannot be drawn and are not looked at. */
 static const double WEIGHT_FLOOR = 48.0;
+
+/* Relative error of a mass summed in float32. With a = (x - max) / T, a weight is off by
+ * |a| · 3 · 2^-24 from three roundings, 1.25 · 2^-23 from exp, and 7 · 2^-24 from the sums within a block:
+ * 3.5e-6 for |a| ≤ 16, and those below weigh so little that they add 5.4e-6 even among 2^24. */
+static const double MASS_ERROR = 1e-5;
 
 struct history_entry {
     uint32_t id;
@@ -39,11 +49,14 @@ struct saved_logit {
 
 struct sampler {
     uint32_t n_tokens;
+    size_t n_blocks; /* of SCAN_BLOCK tokens */
     size_t n_candidates;
     size_t n_kept;
     struct sampler_candidate *candidates; /* (n_tokens) gathered, then a heap */
     struct sampler_candidate *kept;       /* (n_tokens) */
     float *maxima;                        /* of the row, in blocks of SCAN_BLOCK */
+    float *sums;                          /* of its weights, in the same blocks */
+    uint32_t *ids;                        /* (n_tokens) found in the row */
     size_t n_saved;
     struct saved_logit *saved; /* (n_tokens) what penalised entries of the row were */
 };
@@ -320,33 +333,150 @@ static void put_back(const struct sampler *s, float *row)
         row[s->saved[i].id] = s->saved[i].value;
 }
 
-static void gather(struct sampler *s, const float *row, double threshold)
+/* ---- cuts ---------------------------------------------------------------------------------- */
+
+/* One draw's weights: exp((value - best) / temperature). */
+struct draw {
+    const struct sampler_params *params;
+    const float *row;
+    double best;
+    double floor;                 /* values below weigh nothing */
+    double limit_low, limit_high; /* top_p · mass, which lies between; equal where it is known */
+};
+
+static double weight_of(const struct draw *d, double value)
 {
+    return weight_exp((value - d->best) / (double)d->params->temperature);
+}
+
+/* Ids of the row that are not below the threshold into s->ids; returns how many. */
+static size_t find_in_row(struct sampler *s, const float *row, double threshold)
+{
+    float least = (float)threshold;
     size_t n = 0;
+    if ((double)least > threshold)
+        least = nextafterf(least, -INFINITY);
+    size_t n_found = ops_at_least(row, s->n_tokens, SCAN_BLOCK, s->maxima, least, s->ids);
+    for (size_t i = 0; i < n_found; i++)
+        if (row[s->ids[i]] >= threshold)
+            s->ids[n++] = s->ids[i];
+    return n;
+}
+
+/* Leaves what is not below the threshold as candidates, with their weights; returns their mass. */
+static double gather(struct sampler *s, const struct draw *d, double threshold)
+{
+    size_t n = 0, n_row = find_in_row(s, d->row, threshold);
+    double mass = 0;
     for (size_t i = 0; i < s->n_candidates; i++)
         if (s->candidates[i].value >= threshold)
             s->candidates[n++] = s->candidates[i];
-    for (size_t start = 0; start < s->n_tokens; start += SCAN_BLOCK) {
-        size_t end = start + SCAN_BLOCK < s->n_tokens ? start + SCAN_BLOCK : s->n_tokens;
-        if (s->maxima[start / SCAN_BLOCK] < threshold)
-            continue;
-        for (size_t i = start; i < end; i++)
-            if (row[i] >= threshold && row[i] > -INFINITY)
-                s->candidates[n++] = (struct sampler_candidate){.id = (uint32_t)i, .value = row[i]};
-    }
+    for (size_t i = 0; i < n_row; i++)
+        s->candidates[n++] =
+            (struct sampler_candidate){.id = s->ids[i], .value = d->row[s->ids[i]]};
     s->n_candidates = n;
+    for (size_t i = 0; i < n; i++) {
+        s->candidates[i].p = weight_of(d, s->candidates[i].value);
+        mass += s->candidates[i].p;
+    }
+    return mass;
 }
 
-/* Cuts the candidates by top-p and min-p into kept, best first. Weights are in p on entry. */
-static void cut_tail(struct sampler *s, const struct sampler_params *p, double mass)
+/* The mass of candidates that are beside the row. */
+static double mass_beside(const struct sampler *s, const struct draw *d)
 {
-    double limit = (double)p->top_p * mass, before = 0;
+    double mass = 0;
+    for (size_t i = 0; i < s->n_candidates; i++)
+        if (s->candidates[i].value >= d->floor)
+            mass += weight_of(d, s->candidates[i].value);
+    return mass;
+}
+
+/* `mass` and the row's weights in double precision, in the order of ids. */
+static double exact_mass(struct sampler *s, const struct draw *d, double mass)
+{
+    size_t n = find_in_row(s, d->row, d->floor);
+    for (size_t i = 0; i < n; i++)
+        mass += weight_of(d, d->row[s->ids[i]]);
+    return mass;
+}
+
+/* The row's weights within MASS_ERROR, those of its blocks in s->sums in units of *ret_unit. */
+static double rough_mass(struct sampler *s, const struct draw *d, double *ret_unit)
+{
+    float max = s->maxima[0];
+    double sum = 0;
+    for (size_t i = 1; i < s->n_blocks; i++)
+        max = s->maxima[i] > max ? s->maxima[i] : max;
+    ops_block_exp_sum(d->row, s->n_tokens, SCAN_BLOCK, max, 1.0f / d->params->temperature, s->sums);
+    for (size_t i = 0; i < s->n_blocks; i++)
+        sum += (double)s->sums[i];
+    *ret_unit = weight_of(d, max);
+    return sum * *ret_unit;
+}
+
+/* A weight such that all tokens that weigh less weigh at most `rest` together: a block gives them no
+ * more than its sum, and no more than that weight for each of its tokens. Each round takes the sums of
+ * more blocks for what they are, which leaves more of `rest` to the tokens of the others. */
+static double weight_below(const struct sampler *s, double rest, double unit)
+{
+    double weight = rest / s->n_tokens;
+    for (int round = 0; round < 6; round++) {
+        double whole = 0, count = (double)s->n_candidates, before = weight;
+        for (size_t i = 0; i < s->n_blocks; i++) {
+            double sum = (double)s->sums[i] * unit * (1 + MASS_ERROR);
+            bool fits = sum <= SCAN_BLOCK * before;
+            whole += fits ? sum : 0;
+            count += fits ? 0 : SCAN_BLOCK;
+        }
+        if (count == 0)
+            break;
+        weight = (rest - whole) / count;
+        if (weight < before * 1.1)
+            return weight > before ? weight : before;
+    }
+    return weight;
+}
+
+/* The value of a weight; a little lower, for the rounding of the logarithm. */
+static double value_of(const struct draw *d, double weight)
+{
+    double temperature = (double)d->params->temperature;
+    double value = d->best + temperature * log(weight) - 1e-6 * temperature - 1e-15 * fabs(d->best);
+    return value > d->floor ? value : d->floor;
+}
+
+/* Gathers all that top-p over the whole vocabulary may keep. *ret_beside: what exact_mass needs. */
+static void gather_nucleus(struct sampler *s, struct draw *d, double *ret_beside)
+{
+    double top_p = (double)d->params->top_p, unit;
+    *ret_beside = mass_beside(s, d);
+    if (!isfinite(1.0f / d->params->temperature)) {
+        d->limit_low = d->limit_high = top_p * exact_mass(s, d, *ret_beside);
+        gather(s, d, d->floor);
+        return;
+    }
+    double mass = *ret_beside + rough_mass(s, d, &unit);
+    d->limit_low = top_p * mass * (1 - MASS_ERROR);
+    d->limit_high = top_p * mass * (1 + MASS_ERROR);
+    double rest = (1 - top_p) * mass * (1 - MASS_ERROR);
+    gather(s, d, value_of(d, weight_below(s, rest, unit)));
+}
+
+/* Cuts the candidates by top-p and min-p into kept, best first. */
+static void cut_tail(struct sampler *s, struct draw *d, double beside)
+{
+    const struct sampler_params *p = d->params;
+    double before = 0;
     size_t n = s->n_candidates;
     heapify(s->candidates, n, true);
     s->n_kept = 0;
     while (n > 0) {
         struct sampler_candidate best = s->candidates[0];
-        if (s->n_kept > 0 && ((p->top_p < 1.0f && before >= limit) || best.p < (double)p->min_p))
+        if (p->top_p < 1.0f && before >= d->limit_low && before < d->limit_high)
+            d->limit_low = d->limit_high = (double)p->top_p * exact_mass(s, d, beside);
+        if (s->n_kept > 0 &&
+            ((p->top_p < 1.0f && before >= d->limit_low) || best.p < (double)p->min_p))
             break;
         s->kept[s->n_kept++] = best;
         before += best.p;
@@ -383,6 +513,45 @@ static bool find_bounds(struct sampler *s, const float *row, size_t k, double *r
     return true;
 }
 
+/* Fills kept with what may be drawn, its weights in p. `kth`: where top-k cuts; -infinity: nowhere. */
+static void choose_among(struct sampler *s, const struct sampler_params *p, const float *row,
+                         double best, double kth)
+{
+    struct draw d = {.params = p, .row = row, .best = best};
+    double beside = 0;
+    d.floor = best - WEIGHT_FLOOR * (double)p->temperature;
+    if (p->top_p < 1.0f && kth < d.floor)
+        gather_nucleus(s, &d, &beside);
+    else if (p->top_p < 1.0f)
+        d.limit_low = d.limit_high = (double)p->top_p * gather(s, &d, kth);
+    else if (p->min_p > 0.0f && kth < d.floor)
+        gather(s, &d, value_of(&d, (double)p->min_p));
+    else
+        gather(s, &d, kth > d.floor ? kth : d.floor);
+    if (p->top_p < 1.0f || p->min_p > 0.0f) {
+        cut_tail(s, &d, beside);
+    } else {
+        memcpy(s->kept, s->candidates, s->n_candidates * sizeof *s->kept);
+        s->n_kept = s->n_candidates;
+    }
+}
+
+/* Makes probabilities of the kept weights; returns which is drawn by u of [0, 1). */
+static size_t pick(struct sampler *s, double u)
+{
+    double mass = 0, sum = 0;
+    size_t chosen = s->n_kept - 1;
+    for (size_t i = 0; i < s->n_kept; i++)
+        mass += s->kept[i].p;
+    for (size_t i = 0; i < s->n_kept; i++) {
+        sum += s->kept[i].p;
+        if (sum > u * mass && i < chosen)
+            chosen = i;
+        s->kept[i].p /= mass;
+    }
+    return chosen;
+}
+
 /* ---- public -------------------------------------------------------------------------------- */
 
 int sampler_new(struct sampler **ret, uint32_t n_tokens)
@@ -394,8 +563,11 @@ int sampler_new(struct sampler **ret, uint32_t n_tokens)
     s->candidates = calloc(n_tokens, sizeof *s->candidates);
     s->kept = calloc(n_tokens, sizeof *s->kept);
     s->saved = calloc(n_tokens, sizeof *s->saved);
-    s->maxima = calloc(n_tokens / SCAN_BLOCK + 1, sizeof *s->maxima);
-    if (!s->candidates || !s->kept || !s->saved || !s->maxima) {
+    s->n_blocks = ((size_t)n_tokens + SCAN_BLOCK - 1) / SCAN_BLOCK;
+    s->maxima = calloc(s->n_blocks + 1, sizeof *s->maxima);
+    s->sums = calloc(s->n_blocks + 1, sizeof *s->sums);
+    s->ids = calloc(n_tokens, sizeof *s->ids);
+    if (!s->candidates || !s->kept || !s->saved || !s->maxima || !s->sums || !s->ids) {
         sampler_free(s);
         return -ENOMEM;
     }
@@ -411,6 +583,8 @@ void sampler_free(struct sampler *sampler)
     free(sampler->kept);
     free(sampler->saved);
     free(sampler->maxima);
+    free(sampler->sums);
+    free(sampler->ids);
     free(sampler);
 }
 
@@ -436,37 +610,9 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
         put_back(s, logits);
         return 0;
     }
-    double floor = best - WEIGHT_FLOOR * (double)params->temperature;
-    if (k == 0 || k >= s->n_tokens || threshold < floor)
-        threshold = floor;
-    gather(s, logits, threshold);
+    choose_among(s, params, logits, best, k && k < s->n_tokens ? threshold : -INFINITY);
     put_back(s, logits);
-
-    double mass = 0;
-    for (size_t i = 0; i < s->n_candidates; i++) {
-        struct sampler_candidate *c = &s->candidates[i];
-        c->p = weight_exp((c->value - best) / (double)params->temperature);
-        mass += c->p;
-    }
-    if (params->top_p < 1.0f || params->min_p > 0.0f) {
-        cut_tail(s, params, mass);
-        mass = 0;
-        for (size_t i = 0; i < s->n_kept; i++)
-            mass += s->kept[i].p;
-    } else {
-        memcpy(s->kept, s->candidates, s->n_candidates * sizeof *s->kept);
-        s->n_kept = s->n_candidates;
-    }
-
-    double aim = uniform(params->seed, sample, index) * mass, sum = 0;
-    size_t chosen = s->n_kept - 1;
-    for (size_t i = 0; i < s->n_kept; i++) {
-        sum += s->kept[i].p;
-        if (sum > aim && i < chosen)
-            chosen = i;
-        s->kept[i].p /= mass;
-    }
-    *ret_id = s->kept[chosen].id;
+    *ret_id = s->kept[pick(s, uniform(params->seed, sample, index))].id;
     return 0;
 }
 

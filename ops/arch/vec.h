@@ -19,6 +19,7 @@
  *   vf_max(a, b) vf_min(a, b)                        a > b ? a : b (so b if either is NaN)
  *   vf_lt vf_le vf_eq                                masks; false for NaN
  *   vf_select(m, a, b)                               m ? a : b
+ *   vf_bits(m)                                       bit i is lane i
  *   vf_round                                         to a whole number, ties to even
  *   vf_to_i32                                        ties to even; |x| < 2^31
  *   vi_to_f32 vi_as_f32 vf_as_i32

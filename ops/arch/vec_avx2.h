@@ -126,6 +126,10 @@ OPS_INLINE vec_mask vf_eq(vec_f32 a, vec_f32 b)
 {
     return (vec_mask){_mm256_cmp_ps(a.lo, b.lo, _CMP_EQ_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_EQ_OQ)};
 }
+OPS_INLINE uint32_t vf_bits(vec_mask m)
+{
+    return (uint32_t)_mm256_movemask_ps(m.lo) | (uint32_t)_mm256_movemask_ps(m.hi) << 8;
+}
 OPS_INLINE vec_f32 vf_select(vec_mask m, vec_f32 a, vec_f32 b)
 {
     return (vec_f32){_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)};

@@ -102,6 +102,10 @@ OPS_INLINE vec_mask vf_eq(vec_f32 a, vec_f32 b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
+OPS_INLINE uint32_t vf_bits(vec_mask m)
+{
+    return m;
+}
 OPS_INLINE vec_f32 vf_select(vec_mask m, vec_f32 a, vec_f32 b)
 {
     return _mm512_mask_blend_ps(m, b, a);

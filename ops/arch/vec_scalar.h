@@ -120,6 +120,13 @@ OPS_INLINE vec_mask vf_eq(vec_f32 a, vec_f32 b)
 {
     return VEC_LANES(vec_mask, a.v[i] == b.v[i]);
 }
+OPS_INLINE uint32_t vf_bits(vec_mask m)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < 16; i++)
+        bits |= (uint32_t)(m.v[i] != 0) << i;
+    return bits;
+}
 OPS_INLINE vec_f32 vf_select(vec_mask m, vec_f32 a, vec_f32 b)
 {
     return VEC_LANES(vec_f32, m.v[i] ? a.v[i] : b.v[i]);

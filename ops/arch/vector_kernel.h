@@ -131,6 +131,58 @@ static void block_max(const float *x, size_t n, size_t block, float *max)
         max[i / block] = greatest(x + i, n - i < block ? n - i : block);
 }
 
+/* exp((x - max) * scale) of 16 values; 0 where that is below e^-87 and for NaN. */
+OPS_INLINE vec_f32 weight(vec_f32 x, vec_f32 max, vec_f32 scale)
+{
+    return vf_exp(vf_max(vf_mul(vf_sub(x, max), scale), vf_set1(-100.0f)));
+}
+
+static void block_exp_sum(const float *x, size_t n, size_t block, float max, float scale,
+                          float *sum)
+{
+    const vec_f32 top = vf_set1(max), factor = vf_set1(scale);
+
+    for (size_t begin = 0; begin < n; begin += block) {
+        const size_t end = n - begin < block ? n : begin + block;
+        vec_f32 partial = vf_zero();
+        size_t i = begin;
+        for (; i + 64 <= end; i += 64) {
+            OPS_UNROLL
+            for (int j = 0; j < 4; j++)
+                partial = vf_add(partial, weight(vf_load(x + i + 16 * j), top, factor));
+        }
+        for (; i + 16 <= end; i += 16)
+            partial = vf_add(partial, weight(vf_load(x + i), top, factor));
+        if (i < end) {
+            const unsigned tail = (unsigned)(end - i);
+            const vec_f32 w = weight(vf_load_n(x + i, tail), top, factor);
+            partial = vf_add(partial, vf_select(first_lanes(tail), w, vf_zero()));
+        }
+        sum[begin / block] = vf_sum(partial);
+    }
+}
+
+static size_t at_least(const float *x, size_t n, size_t block, const float *max, float least,
+                       uint32_t *ids)
+{
+    const vec_f32 bar = vf_set1(least);
+    size_t n_found = 0;
+
+    for (size_t begin = 0; begin < n; begin += block) {
+        const size_t end = n - begin < block ? n : begin + block;
+        if (!(max[begin / block] >= least))
+            continue;
+        for (size_t i = begin; i < end; i += 16) {
+            const unsigned lanes = end - i < 16 ? (unsigned)(end - i) : 16;
+            const vec_f32 v = lanes == 16 ? vf_load(x + i) : vf_load_n(x + i, lanes);
+            uint32_t bits = vf_bits(vf_le(bar, v)) & ((UINT32_C(1) << lanes) - 1);
+            for (; bits; bits &= bits - 1)
+                ids[n_found++] = (uint32_t)(i + (unsigned)__builtin_ctz(bits));
+        }
+    }
+    return n_found;
+}
+
 static void rotate(float *x, const float *cosine, const float *sine, size_t half)
 {
     for (size_t i = 0; i < half; i += 16) {
@@ -149,5 +201,7 @@ const struct ops_vector_kernels OPS_SET_NAME(ops_vector_kernels) = {
     .exp_sum = exp_sum,
     .axpy = axpy,
     .block_max = block_max,
+    .block_exp_sum = block_exp_sum,
+    .at_least = at_least,
     .rotate = rotate,
 };

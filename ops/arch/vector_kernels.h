@@ -3,6 +3,7 @@
 #define QUERN_OPS_ARCH_VECTOR_KERNELS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct ops_vector_kernels {
     void (*rmsnorm)(const float *x, const float *w, float eps, size_t n, float *out);
@@ -13,6 +14,11 @@ struct ops_vector_kernels {
     /* max[b] is the greatest of x[b * block …], NaN passed over, -infinity if there is nothing
      * else; ceil(n / block) of them; block is a multiple of 64. */
     void (*block_max)(const float *x, size_t n, size_t block, float *max);
+    /* ops_block_exp_sum and ops_at_least of ops/vector.h. */
+    void (*block_exp_sum)(const float *x, size_t n, size_t block, float max, float scale,
+                          float *sum);
+    size_t (*at_least)(const float *x, size_t n, size_t block, const float *max, float least,
+                       uint32_t *ids);
     /* Turns (x[i], x[half + i]) by the angle of (cosine[i], sine[i]). */
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t half);
 };

@@ -109,6 +109,11 @@ int main(int argc, char **argv)
             0);
     measure("and min-p, presence, frequency, 256 biases", sampler, history, &all, logits, 0);
     measure("top-p 0.95 alone, no top-k", sampler, NULL, &wide, logits, 0);
+    wide.repetition_penalty = 1.1f;
+    wide.presence_penalty = 0.2f;
+    measure("top-p 0.95 with penalties, no top-k", sampler, history, &wide, logits, 0);
+    wide.top_p = 1;
+    measure("penalties alone, nothing cut", sampler, history, &wide, logits, 0);
     measure("Qwen2's defaults with 20 alternatives", sampler, history, &defaults, logits, 20);
     sampler_history_free(history);
     sampler_free(sampler);

@@ -1,5 +1,6 @@
 /* The sampler against a slow double-precision reference written from the definition, a chi-square
  * test of what it draws, and the generator against the published known answers. */
+#include "ops/isa.h"
 #include "svc/sampler.h"
 
 #include <errno.h>
@@ -218,6 +219,96 @@ static void agrees_with_the_reference(void **state)
     assert_true(n_close < 1000);
 }
 
+enum { N_WHOLE = 151646 };
+
+/* Normal noise below a few dozen likely tokens, as a model's logits are; `spread` up: flatter. */
+static void fill_whole(float *logits, double spread)
+{
+    for (int i = 0; i < N_WHOLE; i++) {
+        double sum = 0;
+        for (int j = 0; j < 6; j++)
+            sum += random_unit() - 0.5;
+        logits[i] = (float)(spread * sum);
+    }
+    for (int i = 0; i < 48; i++)
+        logits[random_u32() % N_WHOLE] = (float)(18 - 8 * random_unit());
+}
+
+/* The sum of what the n best of ref weigh, over the sum of all: a top_p at which a cut is decided
+ * by more bits than a mass in float32 has. */
+static float share_of_best(const struct reference *ref, uint32_t n, double temperature)
+{
+    double best = 0, all = 0;
+    for (uint32_t i = 0; i < N_WHOLE; i++) {
+        all += exp((ref[i].value - ref[0].value) / temperature);
+        best = i + 1 == n ? all : best;
+    }
+    return (float)(best / all);
+}
+
+/* Top-p over Qwen2's whole vocabulary, on every instruction set: the same bits, and the kept set
+ * of the reference, also where the rough mass cannot decide. */
+static void nucleus_of_the_whole_vocabulary(void **state)
+{
+    (void)state;
+    static float logits[N_WHOLE];
+    static uint32_t n_prompt[N_WHOLE], n_output[N_WHOLE];
+    static struct reference ref[N_WHOLE];
+    static struct sampler_candidate first[N_WHOLE];
+    struct sampler *sampler;
+    struct sampler_history *history;
+    int n_decided = 0;
+    assert_int_equal(sampler_new(&sampler, N_WHOLE), 0);
+    assert_int_equal(sampler_history_new(&history, 1024), 0);
+    for (int i = 0; i < 1024; i++) {
+        uint32_t id = random_u32() % N_WHOLE;
+        n_output[id]++;
+        sampler_history_add(history, id, 1);
+    }
+    for (int round = 0; round < 24; round++) {
+        struct sampler_params p = random_params();
+        double margin;
+        size_t n_first = 0;
+        p.top_k = 0;
+        p.temperature = (float)(0.3 + random_unit());
+        p.top_p = (float)(round % 4 ? 0.5 + 0.499 * random_unit() : 0.999);
+        p.min_p = round % 3 ? 0 : 1e-5f;
+        fill_whole(logits, round % 8 == 7 ? 8 : 3.5);
+        reference_run(&p, logits, N_WHOLE, n_prompt, n_output, 0, ref, &margin);
+        if (round % 2) {
+            p.top_p = share_of_best(ref, 1 + random_u32() % 40, (double)p.temperature);
+            reference_run(&p, logits, N_WHOLE, n_prompt, n_output, 0, ref, &margin);
+        }
+        for (int isa = 0; isa < OPS_N_ISA; isa++) {
+            uint32_t id;
+            size_t n;
+            if (!ops_isa_supported((enum ops_isa)isa))
+                continue;
+            assert_int_equal(ops_isa_select(ops_isa_name((enum ops_isa)isa)), 0);
+            assert_int_equal(sampler_draw(sampler, &p, history, logits, 0, 0, &id), 0);
+            const struct sampler_candidate *kept = sampler_kept(sampler, &n);
+            if (n_first == 0) {
+                n_first = n;
+                memcpy(first, kept, n * sizeof *kept);
+            }
+            assert_int_equal(n, n_first);
+            assert_memory_equal(first, kept, n * sizeof *kept);
+        }
+        if (margin < 1e-9)
+            continue;
+        n_decided++;
+        for (uint32_t i = 0; i < n_first; i++) {
+            assert_int_equal(first[i].id, ref[i].id);
+            assert_true(fabs(first[i].p - ref[i].p) <= 1e-6 && ref[i].p > 0);
+        }
+        assert_true(n_first == N_WHOLE || ref[n_first].p == 0);
+    }
+    assert_true(n_decided >= 16);
+    assert_int_equal(ops_isa_select(NULL), 0);
+    sampler_history_free(history);
+    sampler_free(sampler);
+}
+
 /* 60,000 draws against the probabilities that the sampler itself states (shown right above). The
  * 0.9999 quantile of chi-square with 19 degrees of freedom is 52. */
 static void draws_follow_the_probabilities(void **state)
@@ -386,6 +477,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_the_reference),
+        cmocka_unit_test(nucleus_of_the_whole_vocabulary),
         cmocka_unit_test(draws_follow_the_probabilities),
         cmocka_unit_test(generator_gives_the_known_answers),
         cmocka_unit_test(seed_sample_and_index_each_matter),

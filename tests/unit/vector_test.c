@@ -113,6 +113,42 @@ static void same_bits_on_every_set(void **state)
     }
 }
 
+/* Sums of weights and searches: the same on every set, and what the definition gives. */
+static void blocks_of_weights(void **state)
+{
+    static float x[N_MAX], max[N_MAX / 64 + 1], sums[2][N_MAX / 64 + 1];
+    static uint32_t ids[N_MAX], want[N_MAX];
+
+    (void)state;
+    for (size_t l = 0; l < sizeof(lengths) / sizeof(lengths[0]); l++) {
+        const size_t n = lengths[l], n_blocks = (n + 63) / 64;
+        size_t n_want = 0;
+        bool seen = false;
+        fill(x, n, ORDINARY);
+        x[n / 2] = l % 2 ? NAN : -INFINITY;
+        for (uint32_t i = 0; i < n; i++) {
+            if (x[i] >= 1.5f)
+                want[n_want++] = i;
+        }
+        for (int isa = -1; next_isa(&isa);) {
+            ops_block_max(x, n, 64, max);
+            ops_block_exp_sum(x, n, 64, 8.0f, 0.7f, sums[seen]);
+            if (seen)
+                assert_memory_equal(sums[0], sums[1], n_blocks * sizeof(float));
+            seen = true;
+            assert_int_equal(ops_at_least(x, n, 64, max, 1.5f, ids), n_want);
+            assert_memory_equal(ids, want, n_want * sizeof(*ids));
+        }
+        for (size_t b = 0; b < n_blocks; b++) {
+            double sum = 0;
+            for (size_t i = b * 64; i < n && i < b * 64 + 64; i++)
+                sum += isnan(x[i]) ? 0 : exp((x[i] - 8.0) * (double)0.7f);
+            if (!(fabs(sums[0][b] - sum) <= 4e-6 * sum))
+                fail_msg("%.9g in place of %.9g", (double)sums[0][b], sum);
+        }
+    }
+}
+
 /* |a - b| within `relative` of b, or within the least normal number. */
 static void assert_close(double a, double b, double relative)
 {
@@ -291,6 +327,7 @@ int main(void)
         cmocka_unit_test(same_bits_on_every_set), cmocka_unit_test(near_the_definition),
         cmocka_unit_test(sums_follow_the_rule),   cmocka_unit_test(exp_is_near_and_has_a_twin),
         cmocka_unit_test(nan_behaves_as_stated),  cmocka_unit_test(argmax_takes_the_first),
+        cmocka_unit_test(blocks_of_weights),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
