@@ -1,6 +1,8 @@
 /* How fast text becomes tokens, with Qwen2's real vocabulary, on one core.
  *
  * usage: tokenizer_bench [FILE...]
+ *        tokenizer_bench --ids FILE     the ids of the text, on a line
+ *        tokenizer_bench --rows FILE    the ids of each line of it, on a line each
  *
  * One line a file: bytes, tokens, and megabytes a second, the median of RUNS (CPU time of the thread,
  * so that a busy machine counts less). Without files: this project's own pages and sources, and the
@@ -10,6 +12,7 @@
 #include "tests/support/vocab.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +93,28 @@ static void golden_by_language(const struct text_tokenizer *t, char *text)
     free(all);
 }
 
+/* Prints the ids of a text, or of each of its lines without the line's end. */
+static int print_ids(const struct text_tokenizer *t, const char *text, size_t n, bool by_line)
+{
+    uint32_t *ids = malloc(sizeof *ids * (n + 1));
+
+    for (size_t begin = 0; ids && begin < n;) {
+        const char *end = by_line ? memchr(text + begin, '\n', n - begin) : NULL;
+        size_t len = end ? (size_t)(end - text) - begin : n - begin, n_ids = 0;
+        int r = text_encode(t, text + begin, len, false, ids, n, &n_ids);
+        if (r < 0) {
+            free(ids);
+            return 1;
+        }
+        for (size_t i = 0; i < n_ids; i++)
+            printf(i ? " %u" : "%u", ids[i]);
+        putchar('\n');
+        begin += len + 1;
+    }
+    free(ids);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct text_tokenizer *t = vocab_tokenizer();
@@ -97,6 +122,13 @@ int main(int argc, char **argv)
 
     if (!text)
         return 1;
+    if (argc == 3 && strncmp(argv[1], "--", 2) == 0) {
+        size_t n = append(text, 0, argv[2]);
+        int r = print_ids(t, text, n, strcmp(argv[1], "--rows") == 0);
+        free(text);
+        text_tokenizer_free(t);
+        return r;
+    }
     for (int i = 1; i < argc; i++) {
         const char *slash = strrchr(argv[i], '/');
         measure(t, slash ? slash + 1 : argv[i], text, append(text, 0, argv[i]));
