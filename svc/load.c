@@ -217,6 +217,11 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
         goto free_model; /* what else was made is engine_done's */
     }
     e->model = model;
+    if (model_tokenizer(model) && e->prepare.family_known != CHAT_KNOWN)
+        journal_log(
+            JOURNAL_NOTICE, NULL,
+            "The file's chat template is none that is known; prompts are made as %s does (%s).",
+            chat_family_name(e->prepare.family), chat_known_name(e->prepare.family_known));
     return 0;
 free_model:
     forward_free(e->forward);

@@ -32,6 +32,14 @@ static void count(FILE *f, const char *key, uint64_t value)
     line(f, key, "%llu", (unsigned long long)value);
 }
 
+static void chat_lines(FILE *f, const struct engine *e)
+{
+    if (!model_tokenizer(e->model))
+        return;
+    line(f, "chat_family", "%s", chat_family_name(e->prepare.family));
+    line(f, "chat_template", "%s", chat_known_name(e->prepare.family_known));
+}
+
 static void model_lines(FILE *f, const struct engine *e)
 {
     const struct model *m = e->model;
@@ -49,6 +57,7 @@ static void model_lines(FILE *f, const struct engine *e)
     line(f, "default_presence_penalty", "0");
     line(f, "default_frequency_penalty", "0");
     count(f, "default_max_tokens", PREPARE_MAX_TOKENS);
+    chat_lines(f, e);
 }
 
 static void cache_lines(FILE *f, const struct engine *e)
@@ -142,9 +151,6 @@ char *status_info_text(const struct engine *engine, size_t *ret_n)
     count(f, "vocabulary", shape->n_tokens);
     count(f, "vocabulary_rows", shape->n_vocab);
     line(f, "tokenizer", "%s", model_tokenizer(engine->model) ? "yes" : "no");
-    if (model_tokenizer(engine->model)) {
-        line(f, "chat_family", "%s", chat_family_name(engine->prepare.family));
-        line(f, "chat_template", "%s", chat_known_name(engine->prepare.family_known));
-    }
+    chat_lines(f, engine);
     return fclose(f) == 0 ? text : NULL;
 }

@@ -76,6 +76,28 @@ for line in "temperature 0.7" "top_p 0.8" "top_k 20" "repetition_penalty 1.1" "m
 done
 service_stop
 
+# A base model's end of text is <|endoftext|>: greedy, and without a template its family's is built in.
+python3 - "$work/toy.gguf" "$work/base.gguf" <<'END'
+import struct, sys
+data = bytearray(open(sys.argv[1], "rb").read())
+def value_at(key):
+    return data.index(struct.pack("<Q", len(key)) + key) + 8 + len(key) + 4
+pad, eos = (value_at(b"tokenizer.ggml.%s_token_id" % name) for name in (b"padding", b"eos"))
+assert data[pad:pad + 4] != data[eos:eos + 4]
+data[eos:eos + 4] = data[pad:pad + 4]
+open(sys.argv[2], "wb").write(data)
+END
+service_start "$work/base.gguf" --threads 2 --context 512
+"$quern" status >"$work/status"
+for line in "default_temperature 0" "default_top_p 1" "default_top_k 0" "default_repetition_penalty 1" \
+    "chat_template built-in"; do
+    # shellcheck disable=SC2086
+    set -- $line
+    equal "of a base model: $1" "$(awk -v key="$1" '$1 == key {print $2}' "$work/status")" "$2"
+done
+check "a template that is not known is said" grep -q "none that is known; .* qwen2 does (built-in)" "$work/log"
+service_stop
+
 # A service that answers with the prompt: the call that the user spells comes back as the model's.
 "$BUILD/tests/tools/echo-service" "$QUERN_SOCKET" &
 service=$!
