@@ -37,10 +37,10 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libmicrohttpd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
+            libedit-dev libncurses-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
 
 # What tests of packages and pages need besides, and building packages.
-PACKAGES_CHECK := mandoc debhelper fakeroot
+PACKAGES_CHECK := tmux mandoc debhelper fakeroot
 PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev debootstrap
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -184,7 +184,7 @@ $(BUILD)/libquern.so: $(OBJ_LIB) client/lib/libquern.map
 
 $(BUILD)/quern: $(OBJ_CLI) $(BUILD)/libquern.a
 	$(if $(filter 1,$(V)),,@echo "  LD    $@")
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -lxxhash -ledit -lm
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -lxxhash -ledit -lncursesw -ltinfo -lm
 
 $(BUILD)/quern.pc: client/lib/quern.pc.in Makefile
 	@mkdir -p $(@D)

@@ -4,6 +4,7 @@
 #include "ops/arch/probe_kernels.h"
 #include "ops/isa.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -21,7 +22,7 @@ static const struct ops_probe_kernels *const tables[OPS_N_ISA] = {
     [OPS_ISA_AMX] = &ops_probe_kernels_avx512,
 };
 
-static volatile float kept; /* results go here, so that no loop is left out */
+static _Atomic float kept; /* results of all threads go here, so that no loop is left out */
 
 static double now_s(void)
 {
@@ -36,14 +37,18 @@ static void read_task(void *arg, size_t begin, size_t end, unsigned thread)
     const uint8_t *data = arg;
 
     (void)thread;
-    kept = (float)tables[ops_isa()]->read(data + begin * READ_CHUNK, (end - begin) * READ_CHUNK);
+    atomic_store_explicit(
+        &kept,
+        (float)tables[ops_isa()]->read(data + begin * READ_CHUNK, (end - begin) * READ_CHUNK),
+        memory_order_relaxed);
 }
 
 static void fma_task(void *arg, size_t begin, size_t end, unsigned thread)
 {
     (void)arg;
     (void)thread;
-    kept = tables[ops_isa()]->fma((end - begin) * FMA_ROUNDS);
+    atomic_store_explicit(&kept, tables[ops_isa()]->fma((end - begin) * FMA_ROUNDS),
+                          memory_order_relaxed);
 }
 
 double ops_probe_read(struct ops_pool *pool, const void *data, size_t bytes)

@@ -19,18 +19,23 @@ uint64_t engine_now_us(void)
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* Hands out what it can, and frees the request when its final event is out. */
-static void pump(struct engine *e, struct request *q)
+/* Requests that only look at the service: they are not counted, so that watching it changes nothing. */
+static bool is_look(const struct ipc_request_record *r)
 {
-    if (!request_pump(q, engine_now_us()))
-        return;
+    return r->op == IPC_OP_STATUS || r->op == IPC_OP_INFO;
+}
+
+/* Adds what an ended request took to the figures. */
+static void note_ended(struct engine *e, const struct request *q)
+{
     const uint16_t reason = q->final.u.final.reason;
     uint64_t *count = reason == IPC_REASON_FAILED      ? &e->totals.n_failed
                       : reason == IPC_REASON_CANCELLED ? &e->totals.n_cancelled
                                                        : &e->totals.n_finished;
+    if (is_look(&q->r))
+        return;
     ++*count;
-    const uint64_t now_us = engine_now_us();
-    figures_note(&e->totals.request, now_us - q->taken_us);
+    figures_note(&e->totals.request, engine_now_us() - q->taken_us);
     if (q->started_us)
         figures_note(&e->totals.queue, q->started_us - q->taken_us);
     if (q->first_token_us) {
@@ -39,10 +44,18 @@ static void pump(struct engine *e, struct request *q)
     }
     e->totals.n_cached_tokens += q->final.u.final.cached_tokens;
     e->totals.n_prompt_tokens += q->final.u.final.prompt_tokens;
+}
+
+/* Hands out what it can, and frees the request when its final event is out. */
+static void pump(struct engine *e, struct request *q)
+{
+    if (!request_pump(q, engine_now_us()))
+        return;
+    note_ended(e, q);
     struct journal_context context = client_context(q->client, q->r.id);
     context.model = e->model ? model_name(e->model) : NULL;
     journal_log(JOURNAL_DEBUG, &context, "request %llu ended: reason %u, code %u, %u + %u tokens",
-                (unsigned long long)q->r.id, reason, q->final.u.final.code,
+                (unsigned long long)q->r.id, q->final.u.final.reason, q->final.u.final.code,
                 q->final.u.final.prompt_tokens, q->final.u.final.generated);
     policy_request_done(q->client->account);
     policy_unqueue(q->client->account, &q->queued_tokens);
@@ -204,7 +217,7 @@ void engine_submit(struct engine *engine, struct client *client, const struct ip
     struct policy_refusal refusal;
     enum sched_class class_ = SCHED_NORMAL;
 
-    engine->totals.n_requests++;
+    engine->totals.n_requests += !is_look(&taken->r);
     if (policy_priority(engine->policy, client->account, taken->r.priority, &class_, &refusal) <
             0 ||
         policy_request(engine->policy, client->account, &refusal) < 0) {

@@ -86,6 +86,25 @@ static void cache_lines(FILE *f, const struct engine *e)
     count(f, "waiting", sched_n_waiting(e->sched));
 }
 
+/* Upper bounds of what 50 and 99 of a hundred did not exceed, since the start. */
+static void latency_lines(FILE *f, const struct figures_counters *t)
+{
+    const struct {
+        const char *name;
+        const struct figures_histogram *times;
+    } all[] = {{"queue", &t->queue},
+               {"first_token", &t->first_token},
+               {"token_gap", &t->token_gap},
+               {"request", &t->request}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "%s_p50_us", all[i].name);
+        count(f, key, figures_quantile(all[i].times, 0.5));
+        snprintf(key, sizeof key, "%s_p99_us", all[i].name);
+        count(f, key, figures_quantile(all[i].times, 0.99));
+    }
+}
+
 char *status_text(const struct engine *engine, size_t *ret_n)
 {
     const struct engine *e = engine;
@@ -130,6 +149,7 @@ char *status_text(const struct engine *engine, size_t *ret_n)
     count(f, "total_plan_us", t->plan_us);
     count(f, "total_sample_us", t->sample_us);
     count(f, "total_hand_out_us", t->hand_out_us);
+    latency_lines(f, t);
     return fclose(f) == 0 ? text : NULL;
 }
 

@@ -37,10 +37,11 @@ struct cli_options {
     bool chinese;         /* --language zh */
     bool parallel_calls;  /* --parallel-calls */
     bool no_generation_prompt;
-    bool echo;         /* --echo */
-    uint32_t flags;    /* QUERN_MEAN, QUERN_NORMALIZE */
-    uint32_t count;    /* --count; 0: not given */
-    uint32_t parallel; /* --parallel; 0: not given */
+    bool echo;            /* --echo */
+    uint32_t flags;       /* QUERN_MEAN, QUERN_NORMALIZE */
+    uint32_t count;       /* --count; 0: not given */
+    uint32_t parallel;    /* --parallel; 0: not given */
+    uint32_t interval_ms; /* --interval-ms; 0: not given */
     const char *stops[CLI_STOPS_MAX];
     struct quern_bias biases[CLI_BIASES_MAX];
     struct quern_request request; /* sampling parameters, filled by the options */
@@ -65,6 +66,7 @@ int cli_render(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_embed(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_top(int argc, char **argv);
 
 /* Prints the help of one verb, or of the tool where verb is NULL. */
 void cli_help(const char *verb);
@@ -90,6 +92,17 @@ int cli_print_ids(void *arg, const struct quern_event *event);
 
 /* Parses ids separated by spaces or commas. *ret is freed by the caller. */
 int cli_parse_ids(const char *text, uint32_t **ret, size_t *ret_n);
+
+/* ---- the service's status (status.c) -------------------------------------------------------- */
+
+/* Lines of key=value, as they came; text is freed by the caller. */
+struct cli_status {
+    char *text; /* zero-terminated; NULL: nothing yet */
+    size_t size;
+};
+
+/* Adds what a data event has. 0 or -ENOMEM. */
+int cli_status_add(struct cli_status *status, const struct quern_event *event);
 
 /* ---- running a request (request.c) ---------------------------------------------------------- */
 

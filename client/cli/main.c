@@ -76,6 +76,11 @@ static const struct verb {
      "  --prompt TEXT          in place of its own, with a number put before it\n"
      "  --output text|json     (default: text); --json: the same as --output json\n"
      "  --model NAME           of a service with several\n"},
+    {"top", cli_top, "the service at a glance, every second",
+     "quern top [OPTION…]\n"
+     "  Clients, queue, rates, KV pages, memory, latencies; q quits, p pauses.\n"
+     "  --interval-ms N        time between two looks (1000)\n"
+     "  --count N              quit after so many looks\n"},
 };
 #define N_VERBS (sizeof verbs / sizeof verbs[0])
 

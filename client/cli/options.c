@@ -44,6 +44,7 @@ enum {
     OPT_NORMALIZE,
     OPT_COUNT,
     OPT_PARALLEL,
+    OPT_INTERVAL,
 };
 
 static const struct option table[] = {
@@ -82,6 +83,7 @@ static const struct option table[] = {
     {"normalize", no_argument, NULL, OPT_NORMALIZE},
     {"count", required_argument, NULL, OPT_COUNT},
     {"parallel", required_argument, NULL, OPT_PARALLEL},
+    {"interval-ms", required_argument, NULL, OPT_INTERVAL},
     {NULL, 0, NULL, 0},
 };
 
@@ -274,6 +276,8 @@ static int read_option(struct cli_options *o, int option, const char *text)
         return read_count(option, text, &o->count);
     case OPT_PARALLEL:
         return read_count(option, text, &o->parallel);
+    case OPT_INTERVAL:
+        return read_count(option, text, &o->interval_ms);
     case OPT_PRIORITY:
         rc = read_word(option, text, priorities, 3, &word);
         o->request.priority = (enum quern_priority)word;

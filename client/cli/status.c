@@ -1,29 +1,29 @@
 /* quern status: what the service runs and how it is. The service sends lines of key=value. */
 #include "client/cli/cli.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct status {
-    char *text;
-    size_t size;
-};
+int cli_status_add(struct cli_status *status, const struct quern_event *event)
+{
+    if (event->type != QUERN_EVENT_DATA)
+        return 0;
+    char *more = realloc(status->text, status->size + event->data_size + 1);
+    if (!more)
+        return -ENOMEM;
+    status->text = more;
+    memcpy(status->text + status->size, event->data, event->data_size);
+    status->size += event->data_size;
+    status->text[status->size] = 0;
+    return 0;
+}
 
 static int collect_status(void *arg, const struct quern_event *event)
 {
-    struct status *s = arg;
-    if (event->type != QUERN_EVENT_DATA)
-        return 0;
-    char *more = realloc(s->text, s->size + event->data_size + 1);
-    if (!more)
-        return cli_fail(1, "out of memory");
-    s->text = more;
-    memcpy(s->text + s->size, event->data, event->data_size);
-    s->size += event->data_size;
-    s->text[s->size] = 0;
-    return 0;
+    return cli_status_add(arg, event) ? cli_fail(1, "out of memory") : 0;
 }
 
 /* key=value lines as a table, or as one JSON object of strings. */
@@ -66,7 +66,7 @@ int cli_status(int argc, char **argv)
     }
     if (!rc) {
         struct quern_result result;
-        struct status s = {0};
+        struct cli_status s = {0};
         o.request.op = QUERN_OP_STATUS;
         rc = cli_run(q, &o.request, collect_status, &s, &result);
         if (rc == CLI_OK && s.text)

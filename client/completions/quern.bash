@@ -1,6 +1,6 @@
 # bash completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
 _quern() {
-    local verbs='ask chat generate tokenize detokenize score render status embed bench'
+    local verbs='ask chat generate tokenize detokenize score render status embed bench top'
     local sampling='--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty
         --presence-penalty --frequency-penalty --min-tokens --logit-bias --seed --stop --priority
         --deadline-ms --model'
@@ -30,7 +30,7 @@ _quern() {
     *:--language) words='en zh' ;;
     *:--max-tokens | *:--temperature | *:--top-k | *:--top-p | *:--min-p | *:--*-penalty | \
         *:--min-tokens | *:--logit-bias | *:--seed | *:--stop | *:--deadline-ms | *:--model | \
-        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel) return ;;
+        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel | *:--interval-ms) return ;;
     ask:*) words="--system $sampling" ;;
     chat:*) words="--system --tools --family --language --parallel-calls $sampling" ;;
     generate:*) words="--prompt --tokens --output --json --echo $sampling" ;;
@@ -41,6 +41,7 @@ _quern() {
     status:*) words='--output --json --wait' ;;
     embed:*) words='--mean --normalize --output --json --model' ;;
     bench:*) words='--count --parallel --max-tokens --prompt --output --json --model' ;;
+    top:*) words='--interval-ms --count' ;;
     :--help) words=$verbs ;;
     :*) words="$verbs --version" ;;
     esac

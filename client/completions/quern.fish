@@ -1,5 +1,5 @@
 # fish completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
-set -l verbs ask chat generate tokenize detokenize score render status embed bench
+set -l verbs ask chat generate tokenize detokenize score render status embed bench top
 set -l samples '__fish_seen_subcommand_from ask chat generate'
 set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render embed bench'
 set -l family '__fish_seen_subcommand_from chat render'
@@ -19,6 +19,7 @@ complete -c quern -n $none -a render -d 'the prompt of a conversation'
 complete -c quern -n $none -a status -d 'what the service runs and how it is'
 complete -c quern -n $none -a embed -d 'a text as a vector'
 complete -c quern -n $none -a bench -d 'how fast the service answers'
+complete -c quern -n $none -a top -d 'the service at a glance'
 
 complete -c quern -n $samples -l max-tokens -x -d 'end after so many tokens'
 complete -c quern -n $samples -l temperature -x -d '0 takes the likeliest token each time'
@@ -57,3 +58,5 @@ complete -c quern -n '__fish_seen_subcommand_from bench' -l count -x -d 'request
 complete -c quern -n '__fish_seen_subcommand_from bench' -l parallel -x -d 'at a time'
 complete -c quern -n '__fish_seen_subcommand_from bench' -l max-tokens -x -d 'of each answer'
 complete -c quern -n '__fish_seen_subcommand_from bench' -l prompt -x -d 'the text'
+complete -c quern -n '__fish_seen_subcommand_from top' -l interval-ms -x -d 'time between two looks'
+complete -c quern -n '__fish_seen_subcommand_from top' -l count -x -d 'looks'
