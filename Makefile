@@ -37,7 +37,7 @@ Q := $(if $(filter 1,$(V)),,@)
 
 PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhugetlbfs-bin \
             libjemalloc-dev libsystemd-dev libmicrohttpd-dev libcmocka-dev libjansson-dev libinih-dev \
-            libedit-dev libncurses-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
+            libedit-dev libncurses-dev libcurl4-openssl-dev nettle-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
 
 # What tests of packages and pages need besides, and building packages.
 PACKAGES_CHECK := tmux mandoc debhelper fakeroot
@@ -184,7 +184,7 @@ $(BUILD)/libquern.so: $(OBJ_LIB) client/lib/libquern.map
 
 $(BUILD)/quern: $(OBJ_CLI) $(BUILD)/libquern.a
 	$(if $(filter 1,$(V)),,@echo "  LD    $@")
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -lxxhash -ledit -lncursesw -ltinfo -lm
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ -ljansson -lxxhash -ledit -lncursesw -ltinfo -lcurl -lnettle -lm
 
 $(BUILD)/quern.pc: client/lib/quern.pc.in Makefile
 	@mkdir -p $(@D)

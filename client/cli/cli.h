@@ -33,6 +33,8 @@ struct cli_options {
     const char *messages; /* --messages */
     const char *tools;    /* --tools */
     const char *family;   /* --family */
+    const char *folder;   /* --folder */
+    const char *sha256;   /* --sha256 */
     bool ids;             /* --ids */
     bool chinese;         /* --language zh */
     bool parallel_calls;  /* --parallel-calls */
@@ -67,6 +69,8 @@ int cli_status(int argc, char **argv);
 int cli_embed(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_top(int argc, char **argv);
+int cli_pull(int argc, char **argv);
+int cli_models(int argc, char **argv);
 
 /* Prints the help of one verb, or of the tool where verb is NULL. */
 void cli_help(const char *verb);

@@ -81,6 +81,15 @@ static const struct verb {
      "  Clients, queue, rates, KV pages, memory, latencies; q quits, p pauses.\n"
      "  --interval-ms N        time between two looks (1000)\n"
      "  --count N              quit after so many looks\n"},
+    {"pull", cli_pull, "fetch a model",
+     "quern pull [OPTION…] URL|FILE|NAME…\n"
+     "  Goes on where it stopped. NAME: qwen2:0.5b-instruct-q4_k_m (none: lists them)\n"
+     "  --folder PATH          /var/lib/quern/models, or in the user's data folder\n"
+     "  --sha256 HEX           what it must be (default: what the server states)\n"},
+    {"models", cli_models, "list, verify, pack or remove fetched models",
+     "quern models [OPTION…] [list | verify NAME… | pack NAME… | remove NAME…]\n"
+     "  --folder PATH          /var/lib/quern/models, or in the user's data folder\n"
+     "  --output text|json     of the list; --json: the same as --output json\n"},
 };
 #define N_VERBS (sizeof verbs / sizeof verbs[0])
 

@@ -45,6 +45,8 @@ enum {
     OPT_COUNT,
     OPT_PARALLEL,
     OPT_INTERVAL,
+    OPT_FOLDER,
+    OPT_SHA256,
 };
 
 static const struct option table[] = {
@@ -84,6 +86,8 @@ static const struct option table[] = {
     {"count", required_argument, NULL, OPT_COUNT},
     {"parallel", required_argument, NULL, OPT_PARALLEL},
     {"interval-ms", required_argument, NULL, OPT_INTERVAL},
+    {"folder", required_argument, NULL, OPT_FOLDER},
+    {"sha256", required_argument, NULL, OPT_SHA256},
     {NULL, 0, NULL, 0},
 };
 
@@ -249,6 +253,12 @@ static int read_option(struct cli_options *o, int option, const char *text)
         return 0;
     case OPT_SYSTEM:
         o->system = text;
+        return 0;
+    case OPT_FOLDER:
+        o->folder = text;
+        return 0;
+    case OPT_SHA256:
+        o->sha256 = text;
         return 0;
     case OPT_WAIT:
         o->wait = true;

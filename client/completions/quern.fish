@@ -1,5 +1,5 @@
 # fish completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
-set -l verbs ask chat generate tokenize detokenize score render status embed bench top
+set -l verbs ask chat generate tokenize detokenize score render status embed bench top pull models
 set -l samples '__fish_seen_subcommand_from ask chat generate'
 set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render embed bench'
 set -l family '__fish_seen_subcommand_from chat render'
@@ -20,6 +20,8 @@ complete -c quern -n $none -a status -d 'what the service runs and how it is'
 complete -c quern -n $none -a embed -d 'a text as a vector'
 complete -c quern -n $none -a bench -d 'how fast the service answers'
 complete -c quern -n $none -a top -d 'the service at a glance'
+complete -c quern -n $none -a pull -d 'fetch a model'
+complete -c quern -n $none -a models -d 'list, verify, pack or remove fetched models'
 
 complete -c quern -n $samples -l max-tokens -x -d 'end after so many tokens'
 complete -c quern -n $samples -l temperature -x -d '0 takes the likeliest token each time'
@@ -45,12 +47,12 @@ complete -c quern -n $family -l parallel-calls -d 'several tools may be called a
 complete -c quern -n '__fish_seen_subcommand_from generate' -l prompt -x -d 'the text'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l tokens -x -d 'its token ids'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l output -x -a 'text ids json' -d 'form of the output'
-complete -c quern -n '__fish_seen_subcommand_from score status embed bench' -l output -x -a 'text json' -d 'form of the output'
+complete -c quern -n '__fish_seen_subcommand_from score status embed bench models' -l output -x -a 'text json' -d 'form of the output'
 complete -c quern -n '__fish_seen_subcommand_from render' -l messages -r -F -d 'the conversation, JSON'
 complete -c quern -n '__fish_seen_subcommand_from render' -l ids -d 'print token ids'
 complete -c quern -n '__fish_seen_subcommand_from render' -l no-generation-prompt -d 'end after the last message'
 complete -c quern -n '__fish_seen_subcommand_from status' -l wait -d 'until the model is loaded'
-complete -c quern -n '__fish_seen_subcommand_from generate score status embed bench' -l json -d 'the same as --output json'
+complete -c quern -n '__fish_seen_subcommand_from generate score status embed bench models' -l json -d 'the same as --output json'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l echo -d 'with json, score the prompt'
 complete -c quern -n '__fish_seen_subcommand_from embed' -l mean -d 'over all positions'
 complete -c quern -n '__fish_seen_subcommand_from embed' -l normalize -d 'to length 1'
@@ -60,3 +62,6 @@ complete -c quern -n '__fish_seen_subcommand_from bench' -l max-tokens -x -d 'of
 complete -c quern -n '__fish_seen_subcommand_from bench' -l prompt -x -d 'the text'
 complete -c quern -n '__fish_seen_subcommand_from top' -l interval-ms -x -d 'time between two looks'
 complete -c quern -n '__fish_seen_subcommand_from top' -l count -x -d 'looks'
+complete -c quern -n '__fish_seen_subcommand_from pull models' -l folder -r -F -d 'of models'
+complete -c quern -n '__fish_seen_subcommand_from pull' -l sha256 -x -d 'what it must be'
+complete -c quern -n '__fish_seen_subcommand_from models' -a 'list verify pack remove'
