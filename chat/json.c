@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* ESCAPE_DCT of json.encoder: what has a short form; other control characters are \u00XX. */
-static void add_string(struct chat_text *text, const char *s, size_t n)
+void chat_json_add_string(struct chat_text *text, const char *s, size_t n)
 {
     size_t start = 0;
 
@@ -58,7 +58,7 @@ static void shortest(double value, unsigned long long *ret_digits, int *ret_expo
 }
 
 /* float.__repr__: an exponent is shown below 1e-4 and from 1e16 on. */
-static void add_real(struct chat_text *text, double value)
+void chat_json_add_real(struct chat_text *text, double value)
 {
     char digits[24], out[40];
     unsigned long long all;
@@ -102,7 +102,7 @@ static void add_object(struct chat_text *text, const json_t *object)
         chat_text_puts(text, first ? "" : ", ");
         first = false;
         const char *key = json_object_iter_key(at);
-        add_string(text, key, json_object_iter_key_len(at));
+        chat_json_add_string(text, key, json_object_iter_key_len(at));
         chat_text_puts(text, ": ");
         chat_json_add(text, json_object_iter_value(at));
     }
@@ -126,14 +126,14 @@ void chat_json_add(struct chat_text *text, const json_t *value)
         chat_text_puts(text, "]");
         return;
     case JSON_STRING:
-        add_string(text, json_string_value(value), json_string_length(value));
+        chat_json_add_string(text, json_string_value(value), json_string_length(value));
         return;
     case JSON_INTEGER:
         snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
         chat_text_puts(text, number);
         return;
     case JSON_REAL:
-        add_real(text, json_real_value(value));
+        chat_json_add_real(text, json_real_value(value));
         return;
     case JSON_TRUE:
         chat_text_puts(text, "true");

@@ -8,6 +8,8 @@
 #include <jansson.h>
 
 void chat_json_add(struct chat_text *text, const json_t *value);
+void chat_json_add_string(struct chat_text *text, const char *s, size_t n);
+void chat_json_add_real(struct chat_text *text, double value); /* finite */
 
 /* Reads one JSON value as Python's json.loads does, but for NaN, Infinity and whole numbers of more
  * than 64 bits, which are refused. NULL with a sentence that names `what`. Freed by json_decref. */

@@ -16,7 +16,7 @@ void chat_prompt_done(struct chat_prompt *prompt)
     *prompt = (struct chat_prompt){0};
 }
 
-static void add(struct chat_prompt *p, enum chat_kind kind, const char *s, size_t n)
+void chat_prompt_add(struct chat_prompt *p, enum chat_kind kind, const char *s, size_t n)
 {
     if (n == 0 || p->text.failed)
         return;
@@ -40,24 +40,24 @@ static void add(struct chat_prompt *p, enum chat_kind kind, const char *s, size_
 
 static void puts_text(struct chat_prompt *p, const char *s)
 {
-    add(p, CHAT_TEXT, s, strlen(s));
+    chat_prompt_add(p, CHAT_TEXT, s, strlen(s));
 }
 
 static void span(struct chat_prompt *p, struct chat_span s)
 {
-    add(p, CHAT_TEXT, s.s, s.len);
+    chat_prompt_add(p, CHAT_TEXT, s.s, s.len);
 }
 
 /* <|im_start|>role */
 static void turn_begin(struct chat_prompt *p, const char *role)
 {
-    add(p, CHAT_CONTROL, "<|im_start|>", 12);
+    chat_prompt_add(p, CHAT_CONTROL, "<|im_start|>", 12);
     puts_text(p, role);
 }
 
 static void im_end(struct chat_prompt *p)
 {
-    add(p, CHAT_CONTROL, "<|im_end|>", 10);
+    chat_prompt_add(p, CHAT_CONTROL, "<|im_end|>", 10);
 }
 
 static void turn(struct chat_prompt *p, struct chat_span role, struct chat_span content)
@@ -160,41 +160,12 @@ static void flower_tools(struct chat_prompt *p, const struct chat_conversation *
         span(p, tool->parameters);
         puts_text(p, words->format);
     }
-    add(p, CHAT_TEXT, how, (size_t)(names - how));
+    chat_prompt_add(p, CHAT_TEXT, how, (size_t)(names - how));
     for (size_t i = 0; i < c->n_tools; i++) {
         puts_text(p, i ? "," : "");
         span(p, c->tools[i].name);
     }
     puts_text(p, names + 2);
-}
-
-/* Bytes of the white space that s begins (or, with `at_end`, ends) with, as Python's str.strip has
- * it; 0: none. */
-static size_t space_at(struct chat_span s, bool at_end)
-{
-    static const char *const spaces[] = {
-        "\t",     "\n",     "\v",       "\f",       "\r",     " ",      "\x1c",   "\x1d",
-        "\x1e",   "\x1f",   "\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002",
-        "\u2003", "\u2004", "\u2005",   "\u2006",   "\u2007", "\u2008", "\u2009", "\u200a",
-        "\u2028", "\u2029", "\u202f",   "\u205f",   "\u3000"};
-
-    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
-        size_t n = strlen(spaces[i]);
-        if (n <= s.len && !memcmp(at_end ? s.s + s.len - n : s.s, spaces[i], n))
-            return n;
-    }
-    return 0;
-}
-
-static struct chat_span trimmed(struct chat_span s)
-{
-    size_t n;
-
-    while ((n = space_at(s, false)))
-        s = (struct chat_span){s.s + n, s.len - n};
-    while ((n = space_at(s, true)))
-        s.len -= n;
-    return s;
 }
 
 static void flower_assistant(struct chat_prompt *p, const struct chat_conversation *c, size_t i,
@@ -234,7 +205,7 @@ static void render_flower(struct chat_prompt *p, enum chat_family family,
                                                      : default_system(family);
 
     turn_begin(p, "system\n");
-    span(p, trimmed(system));
+    span(p, chat_span_trim(system, true, true));
     if (c->n_tools > 0)
         flower_tools(p, c, o);
     im_end(p);
@@ -283,12 +254,12 @@ static void tags_system(struct chat_prompt *p, enum chat_family family,
         }
         puts_text(p, "\n</tools>\n\nFor each function call, return a json object with function "
                      "name and arguments within ");
-        add(p, CHAT_TOKEN, "<tool_call>", 11);
-        add(p, CHAT_TOKEN, "</tool_call>", 12);
+        chat_prompt_add(p, CHAT_TOKEN, "<tool_call>", 11);
+        chat_prompt_add(p, CHAT_TOKEN, "</tool_call>", 12);
         puts_text(p, " XML tags:\n");
-        add(p, CHAT_TOKEN, "<tool_call>", 11);
+        chat_prompt_add(p, CHAT_TOKEN, "<tool_call>", 11);
         puts_text(p, "\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n");
-        add(p, CHAT_TOKEN, "</tool_call>", 12);
+        chat_prompt_add(p, CHAT_TOKEN, "</tool_call>", 12);
     }
     im_end(p);
     puts_text(p, "\n");
@@ -303,13 +274,13 @@ static void tags_assistant(struct chat_prompt *p, const struct chat_message *m)
     }
     for (size_t k = 0; k < m->n_calls; k++) {
         puts_text(p, "\n");
-        add(p, CHAT_TOKEN, "<tool_call>", 11);
+        chat_prompt_add(p, CHAT_TOKEN, "<tool_call>", 11);
         puts_text(p, "\n{\"name\": \"");
         span(p, m->calls[k].name);
         puts_text(p, "\", \"arguments\": ");
         span(p, m->calls[k].arguments);
         puts_text(p, "}\n");
-        add(p, CHAT_TOKEN, "</tool_call>", 12);
+        chat_prompt_add(p, CHAT_TOKEN, "</tool_call>", 12);
     }
     im_end(p);
     puts_text(p, "\n");

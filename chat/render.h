@@ -68,6 +68,9 @@ struct chat_prompt {
 };
 void chat_prompt_done(struct chat_prompt *prompt);
 
+/* Adds n bytes of a kind. Where memory runs out, prompt->text.failed is set. */
+void chat_prompt_add(struct chat_prompt *prompt, enum chat_kind kind, const char *s, size_t n);
+
 /* Renders a conversation. 0; -EINVAL: it is none that the template can show, with a sentence in
  * `why` and *ret_index (may be NULL) the message; -ENOTSUP: the family has no tool format; -ENOMEM.
  * The prompt is empty on failure. */

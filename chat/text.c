@@ -46,3 +46,33 @@ bool chat_span_is(struct chat_span span, const char *s)
 {
     return span.len == strlen(s) && memcmp(span.s, s, span.len) == 0;
 }
+
+/* Bytes of the white space that s begins (or, with `at_end`, ends) with; 0: none. */
+static size_t space_at(struct chat_span s, bool at_end)
+{
+    static const char *const spaces[] = {"\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001",
+                                         "\u2002",   "\u2003",   "\u2004", "\u2005", "\u2006",
+                                         "\u2007",   "\u2008",   "\u2009", "\u200a", "\u2028",
+                                         "\u2029",   "\u202f",   "\u205f", "\u3000"};
+    unsigned char c = s.len > 0 ? (unsigned char)s.s[at_end ? s.len - 1 : 0] : 'x';
+
+    if (c < 0x80)
+        return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1c && c <= 0x1f);
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+        size_t n = strlen(spaces[i]);
+        if (n <= s.len && !memcmp(at_end ? s.s + s.len - n : s.s, spaces[i], n))
+            return n;
+    }
+    return 0;
+}
+
+struct chat_span chat_span_trim(struct chat_span s, bool begin, bool end)
+{
+    size_t n;
+
+    while (begin && (n = space_at(s, false)))
+        s = (struct chat_span){s.s + n, s.len - n};
+    while (end && (n = space_at(s, true)))
+        s.len -= n;
+    return s;
+}

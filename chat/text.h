@@ -25,4 +25,7 @@ void chat_text_done(struct chat_text *text);
 
 bool chat_span_is(struct chat_span span, const char *s);
 
+/* Without the white space at its begin, its end, or both, as Python's str.strip has it. */
+struct chat_span chat_span_trim(struct chat_span s, bool begin, bool end);
+
 #endif
