@@ -64,7 +64,7 @@ enum chat_call_form chat_family_calls(enum chat_family family)
 
 const char *chat_known_name(enum chat_known known)
 {
-    static const char *const names[] = {"recognised", "closest", "built-in"};
+    static const char *const names[] = {"recognised", "executed", "closest", "built-in"};
 
     return names[known];
 }

@@ -32,13 +32,14 @@ const char *chat_family_system(enum chat_family family);
 
 enum chat_call_form chat_family_calls(enum chat_family family);
 
-/* How sure chat_family_of is. */
+/* How prompts are made, and how sure chat_family_of is. */
 enum chat_known {
     CHAT_KNOWN,    /* the template is one of those in the table, to the byte */
+    CHAT_EXECUTED, /* none of them: the program itself is executed (jinja.h) */
     CHAT_CLOSEST,  /* none of them, but it says what this family's says */
     CHAT_FALLBACK, /* none, or another family's altogether: Qwen2's is used */
 };
-const char *chat_known_name(enum chat_known known); /* "recognised", "closest", "built-in" */
+const char *chat_known_name(enum chat_known known); /* "recognised", "executed" … */
 
 /* The family of a model file's own template (n bytes of Jinja; n may be 0). */
 enum chat_family chat_family_of(const char *jinja, size_t n, enum chat_known *ret_known);

@@ -158,6 +158,25 @@ static struct ops_rope_options rope_of(const struct options *o)
     };
 }
 
+/* A template that is not one of the known ones is news. */
+static void tell_template(const struct engine *e)
+{
+    const struct prepare *p = &e->prepare;
+
+    if (!model_tokenizer(e->model) || p->chat.known == CHAT_KNOWN)
+        return;
+    if (p->chat.known == CHAT_EXECUTED)
+        journal_log(JOURNAL_NOTICE, NULL,
+                    "The file's chat template is none that is known: it is executed.");
+    else
+        journal_log(JOURNAL_NOTICE, NULL,
+                    "The file's chat template is none that is known; prompts are made as %s does "
+                    "(%s).%s%s%s",
+                    chat_family_name(p->chat.family), chat_known_name(p->chat.known),
+                    *p->chat_why ? " It was not executed: " : "", p->chat_why,
+                    *p->chat_why ? "." : "");
+}
+
 int engine_load(struct engine *engine, size_t input_bytes_max,
                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
                 size_t why_size)
@@ -217,11 +236,7 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
         goto free_model; /* what else was made is engine_done's */
     }
     e->model = model;
-    if (model_tokenizer(model) && e->prepare.family_known != CHAT_KNOWN)
-        journal_log(
-            JOURNAL_NOTICE, NULL,
-            "The file's chat template is none that is known; prompts are made as %s does (%s).",
-            chat_family_name(e->prepare.family), chat_known_name(e->prepare.family_known));
+    tell_template(e);
     return 0;
 free_model:
     forward_free(e->forward);

@@ -22,17 +22,21 @@ int prepare_init(struct prepare *prepare, const struct model *model, const struc
                         .page_len = page_len,
                         .score_rows = score_rows,
                         .n_ids_max = input_bytes_max + 4096};
-    if (model_tokenizer(model))
-        p.family = text_chat_family(model_tokenizer(model), &p.family_known);
-    p.ids = malloc(p.n_ids_max * sizeof *p.ids);
-    if (!p.ids)
+    if (model_tokenizer(model) &&
+        text_chat_init(&p.chat, model_tokenizer(model), p.chat_why, sizeof p.chat_why) < 0)
         return -ENOMEM;
+    p.ids = malloc(p.n_ids_max * sizeof *p.ids);
+    if (!p.ids) {
+        text_chat_done(&p.chat);
+        return -ENOMEM;
+    }
     *prepare = p;
     return 0;
 }
 
 void prepare_done(struct prepare *prepare)
 {
+    text_chat_done(&prepare->chat);
     free(prepare->ids);
     prepare->ids = NULL;
 }
@@ -93,7 +97,7 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
     const struct chat_options options = {.no_default_system =
                                              (q->r.flags & IPC_FLAG_RAW_CHAT) || q->r.prefix,
                                          .no_generation_prompt = q->r.op == IPC_OP_PIN};
-    int r = text_chat_encode(model_tokenizer(p->model), p->family, &conversation, &options, p->ids,
+    int r = text_chat_prompt(model_tokenizer(p->model), &p->chat, &conversation, &options, p->ids,
                              p->n_ids_max, ret_n, why, sizeof why);
     free(messages);
     return chat_error(p, q, r, *ret_n, why);

@@ -13,12 +13,12 @@
 struct prepare {
     const struct model *model;
     const struct pins *pins;
-    enum chat_family family; /* of the prompt template */
-    enum chat_known family_known;
-    uint32_t context;    /* positions a sequence may have */
-    uint32_t page_len;   /* of the KV pool */
-    uint32_t score_rows; /* rows of a scoring step at most */
-    uint32_t *ids;       /* (n_ids_max) scratch */
+    struct text_chat chat; /* the prompt template */
+    char chat_why[200];    /* why the file's own is not used; may be empty */
+    uint32_t context;      /* positions a sequence may have */
+    uint32_t page_len;     /* of the KV pool */
+    uint32_t score_rows;   /* rows of a scoring step at most */
+    uint32_t *ids;         /* (n_ids_max) scratch */
     size_t n_ids_max;
 };
 

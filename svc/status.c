@@ -4,6 +4,7 @@
 #include "mm/kv.h"
 #include "ops/isa.h"
 
+#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +33,26 @@ static void count(FILE *f, const char *key, uint64_t value)
     line(f, key, "%llu", (unsigned long long)value);
 }
 
+/* What a client needs to execute the template itself, for tools: one line of JSON. */
+static void program_line(FILE *f, const struct text_chat *chat)
+{
+    json_t *program = json_pack("{s:s%, s:s, s:s}", "template", chat->program_text.s,
+                                chat->program_text.len, "bos", chat->bos, "eos", chat->eos);
+    char *text = program ? json_dumps(program, JSON_COMPACT) : NULL;
+    if (text)
+        line(f, "chat_program", "%s", text);
+    free(text);
+    json_decref(program);
+}
+
 static void chat_lines(FILE *f, const struct engine *e)
 {
     if (!model_tokenizer(e->model))
         return;
-    line(f, "chat_family", "%s", chat_family_name(e->prepare.family));
-    line(f, "chat_template", "%s", chat_known_name(e->prepare.family_known));
+    line(f, "chat_family", "%s", chat_family_name(e->prepare.chat.family));
+    line(f, "chat_template", "%s", chat_known_name(e->prepare.chat.known));
+    if (e->prepare.chat.program)
+        program_line(f, &e->prepare.chat);
 }
 
 static void model_lines(FILE *f, const struct engine *e)

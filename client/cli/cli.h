@@ -33,6 +33,7 @@ struct cli_options {
     const char *messages; /* --messages */
     const char *tools;    /* --tools */
     const char *family;   /* --family */
+    const char *template; /* --template */
     const char *folder;   /* --folder */
     const char *sha256;   /* --sha256 */
     bool ids;             /* --ids */

@@ -47,10 +47,12 @@ static const struct verb {
     {"render", cli_render, "the prompt of a conversation, as the model sees it",
      "quern render --messages FILE [--tools FILE] [--family NAME] [--ids]\n"
      "  FILE (-: standard input) holds a JSON list of {\"role\": …, \"content\": …}.\n"
-     "  Nothing is added to what is printed. With --family it needs no service.\n"
+     "  Nothing is added to what is printed. No service is needed with --family\n"
+     "  or --template.\n"
      "  --tools FILE           JSON list of tools that the model may call\n"
      "  --family NAME          qwen2, qwen1.5, qwen1.5-early, qwen2.5, qwen2.5-base,\n"
      "                         qwen2.5-math (default: the service's model's)\n"
+     "  --template FILE        a Jinja template, executed in place of a family's\n"
      "  --ids                  the token ids instead, from the service\n"
      "  --language en|zh       of Qwen2's words about tools (en)\n"
      "  --parallel-calls       several tools may be called at once\n"

@@ -32,6 +32,7 @@ enum {
     OPT_MESSAGES,
     OPT_TOOLS,
     OPT_FAMILY,
+    OPT_TEMPLATE,
     OPT_IDS,
     OPT_LANGUAGE,
     OPT_PARALLEL_CALLS,
@@ -73,6 +74,7 @@ static const struct option table[] = {
     {"messages", required_argument, NULL, OPT_MESSAGES},
     {"tools", required_argument, NULL, OPT_TOOLS},
     {"family", required_argument, NULL, OPT_FAMILY},
+    {"template", required_argument, NULL, OPT_TEMPLATE},
     {"ids", no_argument, NULL, OPT_IDS},
     {"language", required_argument, NULL, OPT_LANGUAGE},
     {"parallel-calls", no_argument, NULL, OPT_PARALLEL_CALLS},
@@ -215,6 +217,9 @@ static int read_prompt_option(struct cli_options *o, int option, const char *tex
         return 0;
     case OPT_FAMILY:
         o->family = text;
+        return 0;
+    case OPT_TEMPLATE:
+        o->template = text;
         return 0;
     case OPT_IDS:
         o->ids = true;

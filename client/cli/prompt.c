@@ -1,10 +1,12 @@
 /* Prompts that the tool renders itself (see prompt.h). */
+#define _GNU_SOURCE /* memmem */
 #include "client/cli/prompt.h"
 
 #include "chat/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,56 +33,144 @@ json_t *cli_load_json(const char *path, int *ret_rc)
     return value;
 }
 
-/* The value of one key of what info says. */
-struct wanted {
-    const char *key;
-    char line[256]; /* the line that is coming in */
-    size_t n;
-    char value[64];
-};
-
-static int look_for_key(void *arg, const struct quern_event *event)
+static int read_text_file(const char *path, char **ret, size_t *ret_n)
 {
-    struct wanted *w = arg;
-    size_t n_key = strlen(w->key);
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc;
 
-    for (size_t i = 0; event->type == QUERN_EVENT_DATA && i < event->data_size; i++) {
-        if (event->data[i] != '\n') {
-            if (w->n + 1 < sizeof w->line)
-                w->line[w->n++] = event->data[i];
-            continue;
-        }
-        w->line[w->n] = '\0';
-        if (!strncmp(w->line, w->key, n_key) && w->line[n_key] == '=' &&
-            w->n - n_key - 1 < sizeof w->value)
-            strcpy(w->value, w->line + n_key + 1);
-        w->n = 0;
-    }
-    return 0;
-}
-
-int cli_family(quern *q, const struct cli_options *options, enum chat_family *ret)
-{
-    struct wanted wanted = {.key = "chat_family"};
-    struct quern_request r;
-    struct quern_result result;
-
-    if (options->family && chat_family_by_name(options->family, ret))
-        return CLI_OK;
-    if (options->family)
-        return cli_fail(CLI_USAGE, "--family does not know \"%s\"; quern render --help lists them",
-                        options->family);
-    quern_request_init(&r);
-    r.op = QUERN_OP_INFO;
-    r.model = options->request.model;
-    int rc = cli_run(q, &r, look_for_key, &wanted, &result);
-    if (rc == CLI_OK && !chat_family_by_name(wanted.value, ret))
-        rc = cli_fail(CLI_OURS, "the service's model has no prompt template that this tool knows; "
-                                "--family names one");
+    if (fd < 0)
+        return cli_fail(CLI_USAGE, "could not open %s: %m", path);
+    rc = cli_read_all(fd, ret, ret_n);
+    close(fd);
     return rc;
 }
 
-int cli_render_messages(struct chat_prompt *ret, enum chat_family family, json_t *messages,
+static int collect(void *arg, const struct quern_event *event)
+{
+    struct chat_text *text = arg;
+
+    if (event->type == QUERN_EVENT_DATA)
+        chat_text_add(text, event->data, event->data_size);
+    return text->failed;
+}
+
+/* The value of one key of info's lines, up to the end of its line. */
+static struct chat_span value_of(const struct chat_text *lines, const char *key)
+{
+    size_t n_key = strlen(key);
+
+    for (const char *at = lines->s; at && *at; at = strchr(at, '\n')) {
+        at += *at == '\n';
+        if (!strncmp(at, key, n_key) && at[n_key] == '=')
+            return (struct chat_span){at + n_key + 1, strcspn(at + n_key + 1, "\n")};
+    }
+    return (struct chat_span){"", 0};
+}
+
+/* A program, and the form of calls that it asks for as far as its words say. */
+static int compile(struct cli_template *t, const char *s, size_t n)
+{
+    char why[300] = "";
+    int r = jinja_new(&t->program, s, n, why, sizeof why);
+
+    if (r < 0)
+        return cli_fail(r == -ENOMEM ? CLI_OURS : CLI_USAGE, "%s", why);
+    t->calls = memmem(s, n, "<tool_call>", 11) && memmem(s, n, "arguments", 9) ? CHAT_CALLS_TAGS
+                                                                               : CHAT_CALLS_NONE;
+    return CLI_OK;
+}
+
+static int take_program(struct cli_template *t, struct chat_span text)
+{
+    char why[200];
+    const json_t *template;
+
+    t->info = chat_json_read(text.s, text.len, "what the service says", why, sizeof why);
+    template = json_object_get(t->info, "template");
+    if (!json_is_string(template))
+        return cli_fail(CLI_OURS, "the service's model has a prompt template that did not arrive");
+    return compile(t, json_string_value(template), json_string_length(template));
+}
+
+static int ask_template(quern *q, const struct cli_options *options, struct cli_template *ret)
+{
+    struct chat_text lines = {0};
+    struct quern_request r;
+    struct quern_result result;
+    struct chat_span family, program;
+    char name[64] = "";
+
+    quern_request_init(&r);
+    r.op = QUERN_OP_INFO;
+    r.model = options->request.model;
+    int rc = cli_run(q, &r, collect, &lines, &result);
+    family = value_of(&lines, "chat_family");
+    program = value_of(&lines, "chat_program");
+    if (family.len < sizeof name)
+        memcpy(name, family.s, family.len);
+    if (rc == CLI_OK && !chat_family_by_name(name, &ret->family))
+        rc = cli_fail(CLI_OURS, "the service's model has no prompt template that this tool knows; "
+                                "--family names one");
+    ret->calls = chat_family_calls(ret->family);
+    if (rc == CLI_OK && program.len > 0)
+        rc = take_program(ret, program);
+    chat_text_done(&lines);
+    return rc;
+}
+
+int cli_template(quern *q, const struct cli_options *options, struct cli_template *ret)
+{
+    char *text = NULL;
+    size_t n = 0;
+
+    if (options->template) {
+        int rc = read_text_file(options->template, &text, &n);
+        if (!rc)
+            rc = compile(ret, text, n);
+        free(text);
+        return rc;
+    }
+    if (!options->family)
+        return ask_template(q, options, ret);
+    if (!chat_family_by_name(options->family, &ret->family))
+        return cli_fail(CLI_USAGE, "--family does not know \"%s\"; quern render --help lists them",
+                        options->family);
+    ret->calls = chat_family_calls(ret->family);
+    return CLI_OK;
+}
+
+void cli_template_done(struct cli_template *t)
+{
+    jinja_free(t->program);
+    json_decref(t->info);
+    *t = (struct cli_template){0};
+}
+
+static const char *token_of(const struct cli_template *t, const char *key)
+{
+    const char *name = json_string_value(json_object_get(t->info, key));
+
+    return name && *name ? name : NULL;
+}
+
+static int execute(struct chat_prompt *ret, const struct cli_template *t, json_t *messages,
+                   json_t *tools, const struct cli_options *options, char *why, size_t why_size)
+{
+    json_t *extra = options->parallel_calls ? json_pack("{s:b}", "parallel_tool_calls", 1) : NULL;
+    const struct jinja_options render = {.no_generation_prompt = options->no_generation_prompt,
+                                         .bos_token = token_of(t, "bos"),
+                                         .eos_token = token_of(t, "eos"),
+                                         .extra = extra};
+    int r = -EINVAL;
+
+    if (json_array_size(messages) == 0)
+        snprintf(why, why_size, "the messages are no JSON list, or an empty one");
+    else
+        r = jinja_render(t->program, ret, messages, tools, &render, why, why_size);
+    json_decref(extra);
+    return r;
+}
+
+int cli_render_messages(struct chat_prompt *ret, const struct cli_template *t, json_t *messages,
                         json_t *tools, const struct cli_options *options)
 {
     struct chat_options render = {.no_generation_prompt = options->no_generation_prompt,
@@ -88,12 +178,17 @@ int cli_render_messages(struct chat_prompt *ret, enum chat_family family, json_t
                                   .chinese = options->chinese};
     struct chat_document *document = NULL;
     char why[300] = "";
-    int r = chat_document_new(&document, messages, tools, why, sizeof why);
+    int r;
 
-    if (r == 0)
-        r = chat_render(ret, family, chat_document_conversation(document), &render, NULL, why,
-                        sizeof why);
-    chat_document_free(document);
+    if (t->program) {
+        r = execute(ret, t, messages, tools, options, why, sizeof why);
+    } else {
+        r = chat_document_new(&document, messages, tools, why, sizeof why);
+        if (r == 0)
+            r = chat_render(ret, t->family, chat_document_conversation(document), &render, NULL,
+                            why, sizeof why);
+        chat_document_free(document);
+    }
     return r < 0 ? cli_fail(r == -ENOMEM ? CLI_OURS : CLI_USAGE, "%s", why) : CLI_OK;
 }
 

@@ -26,10 +26,10 @@ int cli_render(int argc, char **argv)
     struct cli_options o;
     struct chat_prompt prompt = {0};
     json_t *messages = NULL, *tools = NULL;
-    enum chat_family family = CHAT_QWEN2;
+    struct cli_template template = {0};
     quern *q = NULL;
     int rc = cli_options_read(&o, "render",
-                              "messages tools family ids model language parallel-calls "
+                              "messages tools family template ids model language parallel-calls "
                               "no-generation-prompt",
                               argc, argv);
 
@@ -40,17 +40,18 @@ int cli_render(int argc, char **argv)
     messages = cli_load_json(o.messages, &rc);
     if (!rc && o.tools)
         tools = cli_load_json(o.tools, &rc);
-    if (!rc && (!o.family || o.ids))
+    if (!rc && ((!o.family && !o.template) || o.ids))
         rc = cli_connect(&q, &o);
     if (!rc)
-        rc = cli_family(q, &o, &family);
+        rc = cli_template(q, &o, &template);
     if (!rc)
-        rc = cli_render_messages(&prompt, family, messages, tools, &o);
+        rc = cli_render_messages(&prompt, &template, messages, tools, &o);
     if (!rc && o.ids)
         rc = print_ids(q, &prompt, &o);
     else if (!rc)
         fwrite(prompt.text.s, 1, prompt.text.n, stdout);
     chat_prompt_done(&prompt);
+    cli_template_done(&template);
     json_decref(tools);
     json_decref(messages);
     quern_close(q);

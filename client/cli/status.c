@@ -38,7 +38,7 @@ static void print_status(char *text, enum cli_output output)
         *value++ = 0;
         if (output == CLI_OUTPUT_JSON)
             json_object_set_new(object, line, json_string(value));
-        else
+        else if (strcmp(line, "chat_program")) /* long, and for programs */
             printf("%-24s %s\n", line, value);
     }
     if (output == CLI_OUTPUT_JSON) {

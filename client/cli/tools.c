@@ -18,10 +18,12 @@ int cli_tools_open(struct cli_tools *ret, quern *q, const struct cli_options *op
     if (!rc && json_array_size(ret->tools) == 0)
         rc = cli_fail(CLI_USAGE, "%s holds no list of tools", options->tools);
     if (!rc)
-        rc = cli_family(q, options, &ret->family);
-    if (!rc && chat_family_calls(ret->family) == CHAT_CALLS_NONE)
-        rc = cli_fail(CLI_USAGE, "the model's family (%s) was not taught to call tools",
-                      chat_family_name(ret->family));
+        rc = cli_template(q, options, &ret->template);
+    if (!rc && ret->template.calls == CHAT_CALLS_NONE)
+        rc = cli_fail(CLI_USAGE, ret->template.program
+                                     ? "the form in which the model's own template asks for calls "
+                                       "is not known"
+                                     : "the model's family was not taught to call tools");
     return rc;
 }
 
@@ -29,6 +31,7 @@ void cli_tools_close(struct cli_tools *tools)
 {
     json_decref(tools->tools);
     tools->tools = NULL;
+    cli_template_done(&tools->template);
 }
 
 /* The answer as it comes. */
@@ -133,13 +136,13 @@ int cli_tools_answer(const struct cli_tools *tools, quern *q, const struct cli_o
                      const struct quern_request *r, json_t *messages, json_t **ret_message,
                      struct quern_result *ret)
 {
-    enum chat_call_form form = chat_family_calls(tools->family);
+    enum chat_call_form form = tools->template.calls;
     const char *stops[CLI_STOPS_MAX];
     struct answer a = {.calls = json_array()};
     struct quern_request request = *r;
     struct quern_segment *segments = NULL;
     struct chat_prompt prompt = {0};
-    int rc = cli_render_messages(&prompt, tools->family, messages, tools->tools, options);
+    int rc = cli_render_messages(&prompt, &tools->template, messages, tools->tools, options);
 
     add_stops(&request, form, stops);
     if (!rc)

@@ -7,10 +7,10 @@
 
 struct cli_tools {
     json_t *tools; /* NULL: a chat without */
-    enum chat_family family;
+    struct cli_template template;
 };
 
-/* Reads the file of --tools, if it was given, and asks the service for its model's family. Returns an
+/* Reads the file of --tools, if it was given, and asks the service for its model's template. Returns an
  * exit code, after a sentence if not 0. */
 int cli_tools_open(struct cli_tools *ret, quern *q, const struct cli_options *options);
 void cli_tools_close(struct cli_tools *tools);

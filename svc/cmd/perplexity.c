@@ -163,11 +163,14 @@ static int encode_chat(struct perplexity *p, const struct text_tokenizer *tokeni
     const struct chat_message message = {.role = {"user", 4}, .content = {line, n_request}};
     const struct chat_conversation conversation = {.messages = &message, .n_messages = 1};
     const struct chat_options plain = {0};
-    enum chat_known known;
+    struct text_chat chat = {0};
     char why[256] = "";
     size_t n_prompt, n;
-    int r = text_chat_encode(tokenizer, text_chat_family(tokenizer, &known), &conversation, &plain,
-                             p->tokens, p->window, &n_prompt, why, sizeof why);
+    int r = text_chat_init(&chat, tokenizer, why, sizeof why);
+    if (r == 0)
+        r = text_chat_prompt(tokenizer, &chat, &conversation, &plain, p->tokens, p->window,
+                             &n_prompt, why, sizeof why);
+    text_chat_done(&chat);
     if (r == 0)
         r = text_encode(tokenizer, tab + 1, n_answer, false, p->tokens + n_prompt,
                         p->window - n_prompt, &n);

@@ -146,3 +146,122 @@ int text_chat_encode(const struct text_tokenizer *tokenizer, enum chat_family fa
     chat_prompt_done(&prompt);
     return r;
 }
+
+/* ---- templates that are executed ------------------------------------------------------------- */
+
+static void token_name(const struct text_tokenizer *tokenizer, uint32_t id, char name[64])
+{
+    const char *text;
+    size_t n;
+
+    name[0] = '\0';
+    if (id == TEXT_NO_ID || text_token_bytes(tokenizer, id, &text, &n) < 0 || n >= 64)
+        return;
+    memcpy(name, text, n);
+    name[n] = '\0';
+}
+
+static int run_program(const struct text_chat *chat, struct chat_prompt *prompt,
+                       const json_t *messages, bool no_generation_prompt, char *why,
+                       size_t why_size)
+{
+    const struct jinja_options options = {.no_generation_prompt = no_generation_prompt,
+                                          .bos_token = *chat->bos ? chat->bos : NULL,
+                                          .eos_token = *chat->eos ? chat->eos : NULL};
+
+    return jinja_render(chat->program, prompt, messages, NULL, &options, why, why_size);
+}
+
+int text_chat_init(struct text_chat *ret, const struct text_tokenizer *tokenizer, char *why,
+                   size_t why_size)
+{
+    struct text_span jinja = text_tokenizer_template(tokenizer);
+    struct text_chat chat = {.program_text = jinja};
+    struct chat_prompt prompt = {0};
+    int r;
+
+    chat.family = text_chat_family(tokenizer, &chat.known);
+    token_name(tokenizer, text_tokenizer_ids(tokenizer)->bos, chat.bos);
+    token_name(tokenizer, text_tokenizer_ids(tokenizer)->eos, chat.eos);
+    *why = '\0';
+    if (chat.known != CHAT_KNOWN && jinja.len > 0) {
+        json_t *hello = json_pack("[{s:s, s:s}]", "role", "user", "content", "Hello");
+        r = hello ? jinja_new(&chat.program, jinja.s, jinja.len, why, why_size) : -ENOMEM;
+        if (r == 0)
+            r = run_program(&chat, &prompt, hello, false, why, why_size);
+        json_decref(hello);
+        chat_prompt_done(&prompt);
+        if (r == -ENOMEM) {
+            jinja_free(chat.program);
+            return r;
+        }
+        if (r == 0) {
+            chat.known = CHAT_EXECUTED;
+        } else {
+            jinja_free(chat.program);
+            chat.program = NULL;
+        }
+    }
+    *ret = chat;
+    return 0;
+}
+
+void text_chat_done(struct text_chat *chat)
+{
+    jinja_free(chat->program);
+    chat->program = NULL;
+}
+
+static json_t *messages_of(const struct chat_conversation *c)
+{
+    json_t *all = json_array();
+
+    for (size_t i = 0; i < c->n_messages; i++) {
+        const struct chat_message *m = &c->messages[i];
+        json_t *message = json_pack("{s:s%, s:s%}", "role", m->role.s, m->role.len, "content",
+                                    m->content.s, m->content.len);
+        if (!message || json_array_append_new(all, message)) {
+            json_decref(all);
+            return NULL;
+        }
+    }
+    return all;
+}
+
+int text_chat_prompt(const struct text_tokenizer *tokenizer, const struct text_chat *chat,
+                     const struct chat_conversation *conversation,
+                     const struct chat_options *options, uint32_t *ids, size_t max, size_t *ret_n,
+                     char *why, size_t why_size)
+{
+    struct chat_prompt prompt = {0};
+    json_t *messages;
+    int r;
+
+    if (!chat->program)
+        return text_chat_encode(tokenizer, chat->family, conversation, options, ids, max, ret_n,
+                                why, why_size);
+    if (conversation->n_messages == 0 ||
+        (options->no_default_system && !chat_span_is(conversation->messages[0].role, "system"))) {
+        snprintf(why, why_size,
+                 "the model's chat template is a program of its own, which begins each prompt "
+                 "anew: send the whole conversation");
+        *ret_n = 0;
+        return conversation->n_messages == 0 ? -EINVAL : -ENOTSUP;
+    }
+    r = check_utf8(conversation, ret_n, why, why_size);
+    if (r < 0)
+        return r;
+    *ret_n = 0;
+    messages = messages_of(conversation);
+    if (!messages) {
+        snprintf(why, why_size, "not enough memory for the prompt");
+        return -ENOMEM;
+    }
+    r = run_program(chat, &prompt, messages, options->no_generation_prompt, why, why_size);
+    json_decref(messages);
+    if (r == 0)
+        r = text_segments_encode(tokenizer, prompt.text.s, prompt.segments, prompt.n, ids, max,
+                                 ret_n, why, why_size);
+    chat_prompt_done(&prompt);
+    return r;
+}
