@@ -7,7 +7,10 @@
  * Top-p without top-k cuts by the mass of the whole row. One more vectorised pass in float32 gives that
  * mass within MASS_ERROR; from it follows a value below which nothing can be kept, and the cut itself,
  * made in double precision, is decided by either end of the interval. Where the two ends differ, the
- * mass is summed in double precision: what is kept is always what that sum says. */
+ * mass is summed in double precision: what is kept is always what that sum says.
+ *
+ * Where nothing is cut, u first chooses among the penalised ids and the blocks, by their sums in float32,
+ * which have the same bits everywhere, and then within its block by weights in double precision. */
 #include "svc/sampler.h"
 
 #include "ops/vector.h"
@@ -47,6 +50,15 @@ struct saved_logit {
     float value;
 };
 
+/* One draw's weights: exp((value - best) / temperature). */
+struct draw {
+    const struct sampler_params *params;
+    float *row;
+    double best;
+    double floor;                 /* values below weigh nothing */
+    double limit_low, limit_high; /* top_p · mass, which lies between; equal where it is known */
+};
+
 struct sampler {
     uint32_t n_tokens;
     size_t n_blocks; /* of SCAN_BLOCK tokens */
@@ -59,6 +71,8 @@ struct sampler {
     uint32_t *ids;                        /* (n_tokens) found in the row */
     size_t n_saved;
     struct saved_logit *saved; /* (n_tokens) what penalised entries of the row were */
+    bool whole;                /* the last draw cut nothing, and kept is not filled yet */
+    struct draw draw;          /* that draw */
 };
 
 /* ---- parameters ---------------------------------------------------------------------------- */
@@ -335,15 +349,6 @@ static void put_back(const struct sampler *s, float *row)
 
 /* ---- cuts ---------------------------------------------------------------------------------- */
 
-/* One draw's weights: exp((value - best) / temperature). */
-struct draw {
-    const struct sampler_params *params;
-    const float *row;
-    double best;
-    double floor;                 /* values below weigh nothing */
-    double limit_low, limit_high; /* top_p · mass, which lies between; equal where it is known */
-};
-
 static double weight_of(const struct draw *d, double value)
 {
     return weight_exp((value - d->best) / (double)d->params->temperature);
@@ -514,12 +519,17 @@ static bool find_bounds(struct sampler *s, const float *row, size_t k, double *r
 }
 
 /* Fills kept with what may be drawn, its weights in p. `kth`: where top-k cuts; -infinity: nowhere. */
-static void choose_among(struct sampler *s, const struct sampler_params *p, const float *row,
-                         double best, double kth)
+static void choose_among(struct sampler *s, const struct sampler_params *p, float *row, double best,
+                         double kth)
 {
     struct draw d = {.params = p, .row = row, .best = best};
     double beside = 0;
     d.floor = best - WEIGHT_FLOOR * (double)p->temperature;
+    s->whole = !(p->top_p < 1.0f) && !(p->min_p > 0.0f) && kth < d.floor &&
+               isfinite(1.0f / p->temperature);
+    s->draw = d;
+    if (s->whole)
+        return;
     if (p->top_p < 1.0f && kth < d.floor)
         gather_nucleus(s, &d, &beside);
     else if (p->top_p < 1.0f)
@@ -534,6 +544,53 @@ static void choose_among(struct sampler *s, const struct sampler_params *p, cons
         memcpy(s->kept, s->candidates, s->n_candidates * sizeof *s->kept);
         s->n_kept = s->n_candidates;
     }
+}
+
+/* Which token of a block is drawn by u of [0, 1). */
+static uint32_t pick_in_block(const struct sampler *s, const struct draw *d, size_t block, double u)
+{
+    double weights[SCAN_BLOCK], mass = 0, sum = 0;
+    size_t start = block * SCAN_BLOCK, n = s->n_tokens - start, chosen = 0;
+    if (n > SCAN_BLOCK)
+        n = SCAN_BLOCK;
+    for (size_t i = 0; i < n; i++) {
+        double value = d->row[start + i];
+        weights[i] = value >= d->floor ? weight_of(d, value) : 0;
+        mass += weights[i];
+    }
+    for (size_t i = 0; i < n && !(sum > u * mass); i++) {
+        sum += weights[i];
+        chosen = weights[i] > 0 ? i : chosen;
+    }
+    return (uint32_t)(start + chosen);
+}
+
+/* The token that u of [0, 1) draws where nothing is cut. */
+static uint32_t pick_whole(struct sampler *s, const struct draw *d, double u)
+{
+    double unit, before = 0, beside = mass_beside(s, d);
+    double target = u * (beside + rough_mass(s, d, &unit));
+    size_t last = s->n_blocks;
+    uint32_t chosen = 0;
+    for (size_t i = 0; i < s->n_candidates; i++) {
+        double weight =
+            s->candidates[i].value >= d->floor ? weight_of(d, s->candidates[i].value) : 0;
+        before += weight;
+        if (weight > 0)
+            chosen = s->candidates[i].id;
+        if (before > target)
+            return chosen;
+    }
+    for (size_t b = 0; b < s->n_blocks; b++) {
+        double weight = (double)s->sums[b] * unit;
+        if (!(weight > 0) || (double)s->maxima[b] < d->floor)
+            continue;
+        last = b;
+        if (before + weight > target)
+            return pick_in_block(s, d, b, (target - before) / weight);
+        before += weight;
+    }
+    return last < s->n_blocks ? pick_in_block(s, d, last, 1) : chosen;
 }
 
 /* Makes probabilities of the kept weights; returns which is drawn by u of [0, 1). */
@@ -595,6 +652,7 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
     struct sampler *s = sampler;
     double threshold, best;
     bool greedy = params->temperature == 0.0f;
+    s->whole = false;
     size_t k = greedy ? 1 : params->top_k;
 
     take_changed(s, params, history, logits, index);
@@ -611,13 +669,29 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
         return 0;
     }
     choose_among(s, params, logits, best, k && k < s->n_tokens ? threshold : -INFINITY);
+    double u = uniform(params->seed, sample, index);
+    *ret_id = s->whole ? pick_whole(s, &s->draw, u) : s->kept[pick(s, u)].id;
     put_back(s, logits);
-    *ret_id = s->kept[pick(s, uniform(params->seed, sample, index))].id;
     return 0;
 }
 
-const struct sampler_candidate *sampler_kept(const struct sampler *sampler, size_t *ret_n)
+/* Fills kept with all that a draw without cuts chose among. */
+static void fill_whole(struct sampler *s)
 {
+    for (size_t i = 0; i < s->n_saved; i++)
+        s->draw.row[s->saved[i].id] = -INFINITY;
+    gather(s, &s->draw, s->draw.floor);
+    put_back(s, s->draw.row);
+    memcpy(s->kept, s->candidates, s->n_candidates * sizeof *s->kept);
+    s->n_kept = s->n_candidates;
+    pick(s, 0);
+    s->whole = false;
+}
+
+const struct sampler_candidate *sampler_kept(struct sampler *sampler, size_t *ret_n)
+{
+    if (sampler->whole)
+        fill_whole(sampler);
     *ret_n = sampler->n_kept;
     return sampler->kept;
 }

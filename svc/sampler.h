@@ -10,8 +10,9 @@
  * The draw of token `index` of a request depends on (seed, sample, index) and the logits alone: it
  * is Philox4x32-10 (Salmon et al., SC11), key = seed (low word, high word), counter = (index low,
  * index high, sample, 0), and u = the high 53 bits of (word 0 << 32 | word 1) / 2^53. Weights are
- * computed in double precision by plain IEEE operations, so that the same seed gives the same
- * token on every machine. */
+ * computed in double precision by plain IEEE operations, and where nothing is cut the weights of blocks
+ * of 64 tokens in float32 by the 16-partial rule, so that the same seed gives the same token on every
+ * machine. */
 #ifndef QUERN_SVC_SAMPLER_H
 #define QUERN_SVC_SAMPLER_H
 
@@ -60,13 +61,14 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
                  const struct sampler_history *history, float *logits, uint32_t sample,
                  uint64_t index, uint32_t *ret_id);
 
-/* What the last draw chose among, best first where anything was cut; probabilities sum to 1. */
+/* What the last draw chose among, best first where anything was cut; probabilities sum to 1. The draw's
+ * parameters and logits must still be there, unchanged. */
 struct sampler_candidate {
     uint32_t id;
     double value; /* penalised logit */
     double p;
 };
-const struct sampler_candidate *sampler_kept(const struct sampler *sampler, size_t *ret_n);
+const struct sampler_candidate *sampler_kept(struct sampler *sampler, size_t *ret_n);
 
 /* The n greatest of `logits` (n_tokens), best first, lowest id first among equals; `p` is not set.
  * Returns how many there are (fewer only if the vocabulary is smaller). */
