@@ -1,11 +1,12 @@
 /* How long a draw takes over Qwen2's vocabulary, on one core.
  *
- * usage: sampler_bench [ROWS]
+ * usage: [QUERN_ISA=SET] sampler_bench [ROWS]
  *
  * ROWS (2) rows of logits take turns: 2 stay in a second-level cache, as a row does that the head has
  * just written; 16 come from further away. One line each way of drawing: microseconds a sequence, median and 95th percentile of ROUNDS draws, each
  * from other logits (CPU time of the thread, so that a busy machine counts less). The logits are those
  * of a peaked distribution with noise, as a model's are; the history has 1,024 distinct ids. */
+#include "ops/isa.h"
 #include "svc/sampler.h"
 
 #include <math.h>
@@ -79,6 +80,10 @@ int main(int argc, char **argv)
         n_rows = strtoul(argv[1], NULL, 10);
     if (n_rows == 0 || n_rows > 1024)
         return 64;
+    if (ops_isa_select(getenv("QUERN_ISA")) < 0) {
+        fprintf(stderr, "sampler_bench: this processor has no set \"%s\"\n", getenv("QUERN_ISA"));
+        return 64;
+    }
     float *logits = malloc(sizeof *logits * n_rows * N_TOKENS);
     struct sampler *sampler;
     struct sampler_history *history;
@@ -103,7 +108,8 @@ int main(int argc, char **argv)
     all.n_biases = 256;
     struct sampler_params wide = {
         .temperature = 1, .top_p = 0.95f, .repetition_penalty = 1, .seed = 1};
-    printf("%-58s %7s %7s\n", "151,646 tokens", "median", "95 %");
+    printf("151,646 tokens, %zu rows, %-34s %7s %7s\n", n_rows, ops_isa_name(ops_isa()), "median",
+           "95 %");
     measure("greedy", sampler, NULL, &greedy, logits, 0);
     measure("Qwen2's defaults: penalty, top-k 20, top-p 0.8", sampler, history, &defaults, logits,
             0);
