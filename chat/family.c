@@ -34,6 +34,8 @@ static const struct {
     {UINT64_C(0x20f20c2b5139eaee), 327, CHAT_QWEN1_5},
     {UINT64_C(0xf40d3b263dcc40bf), 443, CHAT_QWEN1_5_EARLY},
     {UINT64_C(0x639547fe4d33fa67), 2507, CHAT_QWEN2_5},
+    {UINT64_C(0x4b314006a433de3f), 2427, CHAT_QWEN2_5_BASE},
+    {UINT64_C(0x1226da35c7d12b27), 2513, CHAT_QWEN2_5_MATH},
 };
 
 const char *chat_family_name(enum chat_family family)

@@ -21,7 +21,8 @@ exec(source[:source.rindex("main()")], GENERATOR)  # its conversations and its e
 
 FILES = ["jinja/qwq", "jinja/qwen3", "jinja/qwen3-coder", "jinja/deepseek-r1-distill-qwen", "jinja/smollm3",
          "jinja/mistral-nemo", "jinja/phi-3.5", "jinja/glm-4.6", "chat/qwen2", "chat/qwen1.5",
-         "chat/qwen1.5-early", "chat/qwen2.5", "chat/qwen2-tools"]
+         "chat/qwen1.5-early", "chat/qwen2.5", "chat/qwen2-tools", "chat/qwen2.5-base",
+         "chat/qwen2.5-math"]
 
 EXPRESSIONS = r"""
 1 + 2 * 3

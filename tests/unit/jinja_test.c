@@ -115,7 +115,7 @@ static void as_jinja_renders(void **state)
             assert_golden(line, n_lines);
         json_decref(line);
     }
-    assert_int_equal(n_lines, 798);
+    assert_int_equal(n_lines, 878);
     free(text);
     fclose(f);
 }

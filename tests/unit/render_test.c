@@ -106,6 +106,65 @@ static void as_jinja_renders(void **state)
     fclose(f);
 }
 
+static bool calls_in(const json_t *messages)
+{
+    bool found = false;
+
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        found |= json_array_size(json_object_get(json_array_get(messages, i), "tool_calls")) > 0;
+    return found;
+}
+
+/* A line of the golden file of whole templates, where it is one of ours; true if it was. */
+static bool assert_as_executed(const json_t *entry, size_t line)
+{
+    const char *file = json_string_value(json_object_get(entry, "file"));
+    const json_t *text = json_object_get(entry, "text");
+    json_t *messages = json_object_get(entry, "messages"), *tools = json_object_get(entry, "tools");
+    const struct chat_options options = {.no_generation_prompt = !flag(entry, "gen")};
+    struct chat_document *document;
+    struct chat_prompt prompt = {0};
+    enum chat_family family;
+    char why[256] = "";
+
+    if (!text || !file || strncmp(file, "chat/", 5) || !chat_family_by_name(file + 5, &family))
+        return false;
+    if (chat_family_calls(family) != CHAT_CALLS_TAGS &&
+        (!json_is_null(tools) || calls_in(messages)))
+        return false; /* their files' templates know no tools */
+    if (chat_document_new(&document, messages, json_is_null(tools) ? NULL : tools, why,
+                          sizeof why) < 0 ||
+        chat_render(&prompt, family, chat_document_conversation(document), &options, NULL, why,
+                    sizeof why) < 0)
+        fail_msg("line %zu: %s", line, why);
+    if (prompt.text.n != json_string_length(text) ||
+        memcmp(prompt.text.s, json_string_value(text), prompt.text.n))
+        fail_msg("line %zu: want\n%s\ngot\n%s", line, json_string_value(text), prompt.text.s);
+    chat_prompt_done(&prompt);
+    chat_document_free(document);
+    return true;
+}
+
+/* Natively as Jinja executes the file: those of Qwen2.5 for base models and mathematics as well. */
+static void as_the_files_are_executed(void **state)
+{
+    FILE *f = fopen("tests/golden/jinja/cases.jsonl", "r");
+    size_t room = 0, n_lines = 0, n_compared = 0;
+    char *line = NULL;
+
+    (void)state;
+    assert_non_null(f);
+    while (getline(&line, &room, f) > 0) {
+        json_t *entry = json_of(line);
+        n_compared += assert_as_executed(entry, ++n_lines);
+        json_decref(entry);
+    }
+    printf("note: %zu conversations natively as Jinja renders them\n", n_compared);
+    assert_true(n_compared > 100);
+    free(line);
+    fclose(f);
+}
+
 /* The files that carry a template of tests/golden/chat are recognised by it. */
 static void templates_are_recognised(void **state)
 {
@@ -115,7 +174,9 @@ static void templates_are_recognised(void **state)
     } files[] = {{"qwen2", CHAT_QWEN2},
                  {"qwen1.5", CHAT_QWEN1_5},
                  {"qwen1.5-early", CHAT_QWEN1_5_EARLY},
-                 {"qwen2.5", CHAT_QWEN2_5}};
+                 {"qwen2.5", CHAT_QWEN2_5},
+                 {"qwen2.5-base", CHAT_QWEN2_5_BASE},
+                 {"qwen2.5-math", CHAT_QWEN2_5_MATH}};
     enum chat_known known;
 
     (void)state;
@@ -219,6 +280,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_jinja_renders),
+        cmocka_unit_test(as_the_files_are_executed),
         cmocka_unit_test(templates_are_recognised),
         cmocka_unit_test(numbers_as_python_spells_them),
         cmocka_unit_test(refusals),
