@@ -575,8 +575,22 @@ static struct jinja_value dict_method(struct jinja_arena *arena, enum method met
     return out;
 }
 
+/* Methods that change a value: Jinja's sandbox has them fail where they are called. */
+static bool changes_value(struct jinja_string name)
+{
+    static const char *const names[] = {"append",  "clear",  "extend",     "insert", "pop",
+                                        "popitem", "remove", "setdefault", "update"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (jinja_string_is(name, names[i]))
+            return true;
+    return false;
+}
+
 bool jinja_has_method(struct jinja_string name)
 {
+    if (changes_value(name))
+        return true;
     for (size_t i = 0; i < METHODS; i++)
         if (jinja_string_is(name, method_names[i]))
             return true;
@@ -586,6 +600,8 @@ bool jinja_has_method(struct jinja_string name)
 struct jinja_value jinja_method(struct jinja_arena *arena, struct jinja_string name,
                                 struct jinja_value v, const struct jinja_args *args)
 {
+    if (changes_value(name))
+        jinja_fail(arena, -EINVAL, "a value would be changed in place");
     for (size_t i = 0; !arena->error && i < METHODS; i++) {
         if (!jinja_string_is(name, method_names[i]))
             continue;

@@ -260,6 +260,7 @@ PROGRAMS = [
     "a  {%+ if true %}b{% endif +%}\nc", "a\n   {# note #}\nb{# x #}\n{#- y -#}  c", "x {{- ' y ' -}} z", "{{ '{{' }}{% raw %}{{ x }}{% endraw %}!", "{%- raw -%}  {% a %}  {%- endraw -%}  b",
     "line\r\nend\rmac\n{{ 'a\r\nb' }}", "\n\n{% set x = 1 %}\n\n{{ x }}\n\n", "  {{ 1 }}  \n", "{{ {'a': {'b': {}}} }}", "{{ 'a' if nothing else 'b' }}",
     "{{ nothing }}", "{{ nothing.a }}", "{{ nothing['a'] }}", "{{ none.a }}", "{{ none.a.b }}", "{{ nothing + 1 }}", "{{ 'a' + 1 }}", "{{ 1 + none }}", "{{ 1 < 'a' }}", "{{ 1 in 'a' }}", "{{ 1 / 0 }}", "{{ none|length }}",
+    "{% set x = [] %}{{ x.append(1) }}", "{% set x = {} %}{{ x.update({'a': 1}) }}", "{% if false %}{{ messages.append(1) }}{% endif %}x",
     "{{ raise_exception('No!') }}", "{{ {'a': 1}.update({}) }}", "{{ 5.strip() }}", "{{ messages() }}", "{{ 'a'.nothing }}", "{{ [].nothing is defined }}", "{{ tools|tojson }}",
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m.content + '<|im_end|>' }}{% endfor %}",
     "{% generation %}x{{ 1 }}{% endgeneration %}y", "{%if 1%}a{%elif 2%}b{%else%}c{%endif%}", "{% if 0 %}a{% elif '' %}b{% else %}c{% endif %}",
