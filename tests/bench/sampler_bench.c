@@ -53,6 +53,21 @@ static void fill(float *row)
         row[(size_t)(uniform() * N_TOKENS)] = (float)(18 - 8 * uniform());
 }
 
+/* The share of the 20 greatest of the first row, at temperature 1: a top-p whose cut a mass in float32 cannot
+ * decide. */
+static float border(const float *row)
+{
+    static double weights[N_TOKENS];
+    double best = 0, all = 0;
+
+    for (size_t i = 0; i < N_TOKENS; i++)
+        all += weights[i] = exp((double)row[i]);
+    qsort(weights, N_TOKENS, sizeof *weights, by_value);
+    for (size_t i = N_TOKENS - 20; i < N_TOKENS; i++)
+        best += weights[i];
+    return (float)(best / all);
+}
+
 static void measure(const char *name, struct sampler *sampler,
                     const struct sampler_history *history, const struct sampler_params *params,
                     float *logits, uint32_t n_top)
@@ -115,6 +130,12 @@ int main(int argc, char **argv)
             0);
     measure("and min-p, presence, frequency, 256 biases", sampler, history, &all, logits, 0);
     measure("top-p 0.95 alone, no top-k", sampler, NULL, &wide, logits, 0);
+    struct sampler_params on_border = wide;
+    on_border.top_p = border(logits);
+    size_t all_rows = n_rows;
+    n_rows = 1;
+    measure("top-p on the border between two tokens", sampler, NULL, &on_border, logits, 0);
+    n_rows = all_rows;
     wide.repetition_penalty = 1.1f;
     wide.presence_penalty = 0.2f;
     measure("top-p 0.95 with penalties, no top-k", sampler, history, &wide, logits, 0);
