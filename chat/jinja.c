@@ -1,7 +1,8 @@
 /* Executes Jinja programs (see jinja.h and jinja_parts.h).
  *
- * Values and what is printed live in an arena that is given back at the end. An error is kept there,
- * the first one counts, and from then on nothing more is done: so that each step need not look. */
+ * Values and what is printed live in an arena that is given back at the end. An error is kept
+ * there, the first one counts, and from then on nothing more is done: so that each step need not
+ * look. */
 #include "chat/jinja_parts.h"
 
 #include <errno.h>

@@ -31,8 +31,8 @@ __attribute__((format(printf, 3, 4))) void jinja_fail(struct jinja_arena *arena,
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-/* UTF-8. own[i] != 0: byte i is the template's; NULL: none is. Shared freely, never changed. What the
- * filter `safe` has marked escapes, as HTML, what is added to it. */
+/* UTF-8. own[i] != 0: byte i is the template's; NULL: none is. Shared freely, never changed. What
+ * the filter `safe` has marked escapes, as HTML, what is added to it. */
 struct jinja_string {
     const char *s;
     const uint8_t *own;

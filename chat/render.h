@@ -1,9 +1,9 @@
 /* Prompt templates: a conversation to what the model was trained to see.
  *
- * The models bring their templates as Jinja programs. Those that exist are known, so they are
- * recognised (family.h) and rendered here natively: no interpreter runs a stranger's program. The
- * result is a list of segments: control tokens come from the template alone, and the text of a
- * message is text whatever it holds, so that no message can end its own turn or begin another's.
+ * The models bring their templates as Jinja programs. Those that are known are recognised
+ * (family.h) and rendered here natively; any other is executed (jinja.h). The result is a list of
+ * segments: control tokens come from the template alone, and the text of a message is text
+ * whatever it holds, so that no message can end its own turn or begin another's.
  *
  * What the segments say, put together, is byte for byte what Jinja makes of the same template. */
 #ifndef QUERN_CHAT_RENDER_H

@@ -1,16 +1,18 @@
 /* From logits to a token (see sampler.h for the order and the generator).
  *
  * Penalised ids are few: they are taken out of the row and kept in double precision beside it. The
- * row is then read once for the maxima of its blocks, and only blocks whose maximum reaches a threshold
- * are looked at: a vocabulary of 152k costs one vectorised pass, the rest is a handful of candidates.
+ * row is then read once for the maxima of its blocks, and only blocks whose maximum reaches a
+ * threshold are looked at: a vocabulary of 152k costs one vectorised pass, the rest is a handful
+ * of candidates.
  *
- * Top-p without top-k cuts by the mass of the whole row. One more vectorised pass in float32 gives that
- * mass within MASS_ERROR; from it follows a value below which nothing can be kept, and the cut itself,
- * made in double precision, is decided by either end of the interval. Where the two ends differ, the
- * mass is summed in double precision: what is kept is always what that sum says.
+ * Top-p without top-k cuts by the mass of the whole row. One more vectorised pass in float32 gives
+ * that mass within MASS_ERROR; from it follows a value below which nothing can be kept, and the
+ * cut itself, made in double precision, is decided by either end of the interval. Where the two
+ * ends differ, the mass is summed in double precision: what is kept is always what that sum says.
  *
- * Where nothing is cut, u first chooses among the penalised ids and the blocks, by their sums in float32,
- * which have the same bits everywhere, and then within its block by weights in double precision. */
+ * Where nothing is cut, u first chooses among the penalised ids and the blocks, by their sums in
+ * float32, which have the same bits everywhere, and then within its block by weights in double
+ * precision. */
 #include "svc/sampler.h"
 
 #include "ops/vector.h"
@@ -28,8 +30,8 @@ enum { SCAN_BLOCK = 64 };
  * a unit of the 53-bit draw: they cannot be drawn and are not looked at. */
 static const double WEIGHT_FLOOR = 48.0;
 
-/* Relative error of a mass summed in float32. With a = (x - max) / T, a weight is off by
- * |a| · 3 · 2^-24 from three roundings, 1.25 · 2^-23 from exp, and 7 · 2^-24 from the sums within a block:
+/* Relative error of a mass summed in float32. With a = (x - max) / T, a weight is off by |a| · 3 ·
+ * 2^-24 from three roundings, 1.25 · 2^-23 from exp, and 7 · 2^-24 from the sums within a block:
  * 3.5e-6 for |a| ≤ 16, and those below weigh so little that they add 5.4e-6 even among 2^24. */
 static const double MASS_ERROR = 1e-5;
 
@@ -420,9 +422,10 @@ static double rough_mass(struct sampler *s, const struct draw *d, double *ret_un
     return sum * *ret_unit;
 }
 
-/* A weight such that all tokens that weigh less weigh at most `rest` together: a block gives them no
- * more than its sum, and no more than that weight for each of its tokens. Each round takes the sums of
- * more blocks for what they are, which leaves more of `rest` to the tokens of the others. */
+/* A weight such that all tokens that weigh less weigh at most `rest` together: a block gives them
+ * no more than its sum, and no more than that weight for each of its tokens. Each round takes the
+ * sums of more blocks for what they are, which leaves more of `rest` to the tokens of the others.
+ */
 static double weight_below(const struct sampler *s, double rest, double unit)
 {
     double weight = rest / s->n_tokens;
@@ -518,7 +521,8 @@ static bool find_bounds(struct sampler *s, const float *row, size_t k, double *r
     return true;
 }
 
-/* Fills kept with what may be drawn, its weights in p. `kth`: where top-k cuts; -infinity: nowhere. */
+/* Fills kept with what may be drawn, its weights in p. `kth`: where top-k cuts; -infinity:
+ * nowhere. */
 static void choose_among(struct sampler *s, const struct sampler_params *p, float *row, double best,
                          double kth)
 {

@@ -1,18 +1,19 @@
 /* From logits to a token, with the order and meaning of Hugging Face's processors.
  *
- * Biases of single tokens, and what is banned (a bias of −infinity, or an end of sequence before the
- * least number of tokens), as SequenceBias and MinNewTokensLength; repetition penalty over prompt and
- * output ids (positive logits divided, negative multiplied), frequency and presence penalty over
- * output ids (as OpenAI's interface and vLLM have them; Hugging Face has none), temperature, top-k (ties with the k-th are kept),
- * top-p (a token is kept while the mass before it is below p), min-p; then one draw. Temperature 0
- * is greedy: the greatest penalised logit, the lowest id among equals.
+ * Biases of single tokens, and what is banned (a bias of −infinity, or an end of sequence before
+ * the least number of tokens), as SequenceBias and MinNewTokensLength; repetition penalty over
+ * prompt and output ids (positive logits divided, negative multiplied), frequency and presence
+ * penalty over output ids (as OpenAI's interface and vLLM have them; Hugging Face has none),
+ * temperature, top-k (ties with the k-th are kept), top-p (a token is kept while the mass before
+ * it is below p), min-p; then one draw. Temperature 0 is greedy: the greatest penalised logit, the
+ * lowest id among equals.
  *
  * The draw of token `index` of a request depends on (seed, sample, index) and the logits alone: it
  * is Philox4x32-10 (Salmon et al., SC11), key = seed (low word, high word), counter = (index low,
  * index high, sample, 0), and u = the high 53 bits of (word 0 << 32 | word 1) / 2^53. Weights are
- * computed in double precision by plain IEEE operations, and where nothing is cut the weights of blocks
- * of 64 tokens in float32 by the 16-partial rule, so that the same seed gives the same token on every
- * machine. */
+ * computed in double precision by plain IEEE operations, and where nothing is cut the weights of
+ * blocks of 64 tokens in float32 by the 16-partial rule, so that the same seed gives the same
+ * token on every machine. */
 #ifndef QUERN_SVC_SAMPLER_H
 #define QUERN_SVC_SAMPLER_H
 
@@ -61,8 +62,8 @@ int sampler_draw(struct sampler *sampler, const struct sampler_params *params,
                  const struct sampler_history *history, float *logits, uint32_t sample,
                  uint64_t index, uint32_t *ret_id);
 
-/* What the last draw chose among, best first where anything was cut; probabilities sum to 1. The draw's
- * parameters and logits must still be there, unchanged. */
+/* What the last draw chose among, best first where anything was cut; probabilities sum to 1. The
+ * draw's parameters and logits must still be there, unchanged. */
 struct sampler_candidate {
     uint32_t id;
     double value; /* penalised logit */

@@ -17,8 +17,8 @@ struct cli_template {
     json_t *info;          /* of the program: its text, "bos", "eos" */
 };
 
-/* The template of --template, or of the family that --family names, else that of the model that the service
- * runs. Returns an exit code, after a sentence if not 0. */
+/* The template of --template, or of the family that --family names, else that of the model that
+ * the service runs. Returns an exit code, after a sentence if not 0. */
 int cli_template(quern *q, const struct cli_options *options, struct cli_template *ret);
 void cli_template_done(struct cli_template *t);
 

@@ -1,7 +1,8 @@
 /* Prompts: the segments that a template makes, to ids.
  *
- * Control tokens come from segments of their kind alone. The text between them is encoded with special
- * tokens off, so that no message can end its own turn or begin another's, whatever it holds. */
+ * Control tokens come from segments of their kind alone. The text between them is encoded with
+ * special tokens off, so that no message can end its own turn or begin another's, whatever it
+ * holds. */
 #ifndef QUERN_SVC_TEXT_CHAT_H
 #define QUERN_SVC_TEXT_CHAT_H
 
@@ -22,15 +23,15 @@ struct text_chat {
     struct text_span program_text; /* the tokenizer's */
 };
 
-/* Looks at the file's template: one that is known is rendered natively, another is executed where it can
- * be, which one conversation is rendered to see. `why` is empty, or says why the template of the file is
- * not executed. 0 or -ENOMEM. */
+/* Looks at the file's template: one that is known is rendered natively, another is executed where
+ * it can be, which one conversation is rendered to see. `why` is empty, or says why the template
+ * of the file is not executed. 0 or -ENOMEM. */
 int text_chat_init(struct text_chat *ret, const struct text_tokenizer *tokenizer, char *why,
                    size_t why_size);
 void text_chat_done(struct text_chat *chat);
 
-/* A conversation in the model's own way, to ids: text_chat_encode or the program. As there; -ENOTSUP: the
- * options ask for what a program does not offer; -E2BIG: it takes too long. */
+/* A conversation in the model's own way, to ids: text_chat_encode or the program. As there;
+ * -ENOTSUP: the options ask for what a program does not offer; -E2BIG: it takes too long. */
 int text_chat_prompt(const struct text_tokenizer *tokenizer, const struct text_chat *chat,
                      const struct chat_conversation *conversation,
                      const struct chat_options *options, uint32_t *ids, size_t max, size_t *ret_n,

@@ -2,10 +2,11 @@
  *
  * usage: [QUERN_ISA=SET] sampler_bench [ROWS]
  *
- * ROWS (2) rows of logits take turns: 2 stay in a second-level cache, as a row does that the head has
- * just written; 16 come from further away. One line each way of drawing: microseconds a sequence, median and 95th percentile of ROUNDS draws, each
- * from other logits (CPU time of the thread, so that a busy machine counts less). The logits are those
- * of a peaked distribution with noise, as a model's are; the history has 1,024 distinct ids. */
+ * ROWS (2) rows of logits take turns: 2 stay in a second-level cache, as a row does that the head
+ * has just written; 16 come from further away. One line each way of drawing: microseconds a
+ * sequence, median and 95th percentile of ROUNDS draws, each from other logits (CPU time of the
+ * thread, so that a busy machine counts less). The logits are those of a peaked distribution with
+ * noise, as a model's are; the history has 1,024 distinct ids. */
 #include "ops/isa.h"
 #include "svc/sampler.h"
 
@@ -53,8 +54,8 @@ static void fill(float *row)
         row[(size_t)(uniform() * N_TOKENS)] = (float)(18 - 8 * uniform());
 }
 
-/* The share of the 20 greatest of the first row, at temperature 1: a top-p whose cut a mass in float32 cannot
- * decide. */
+/* The share of the 20 greatest of the first row, at temperature 1: a top-p whose cut a mass in
+ * float32 cannot decide. */
 static float border(const float *row)
 {
     static double weights[N_TOKENS];

@@ -180,8 +180,9 @@ static void family_of_the_file(void **state)
     vocab_file_done(&file);
 }
 
-/* A template of the file's own is executed; its tokens are ids, a message's are text; what it cannot do is
- * refused. One that does not run leaves the family that it resembles, with the reason. */
+/* A template of the file's own is executed; its tokens are ids, a message's are text; what it
+ * cannot do is refused. One that does not run leaves the family that it resembles, with the
+ * reason. */
 static void templates_of_the_file(void **state)
 {
     static const char template[] =

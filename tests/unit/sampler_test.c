@@ -325,8 +325,8 @@ static double chi_square_limit(double freedom)
     return freedom * root * root * root;
 }
 
-/* Draws under p, counted beside the reference's probabilities; ids that are expected less than 8 times
- * are counted together. */
+/* Draws under p, counted beside the reference's probabilities; ids that are expected less than 8
+ * times are counted together. */
 static void assert_draws_follow(const char *name, const struct sampler_params *p, uint32_t n,
                                 double spread)
 {
@@ -407,8 +407,8 @@ static void draws_follow_the_probabilities(void **state)
     assert_draws_follow("min-p 0.3 at temperature 4", &p, 500, 9);
 }
 
-/* Where nothing is cut: the same token on every instruction set, what is kept is the reference's, and the
- * sums by which a block is chosen are the masses of its tokens within 1e-6. */
+/* Where nothing is cut: the same token on every instruction set, what is kept is the reference's,
+ * and the sums by which a block is chosen are the masses of its tokens within 1e-6. */
 static void whole_vocabulary(void **state)
 {
     (void)state;
