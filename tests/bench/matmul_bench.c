@@ -1,7 +1,7 @@
 /* Matrix products type by type: one token (decode) against the memory rate of the same run; many
  * tokens (prefill) in billions of operations per second, against the same inner loop where weights,
  * activations and results stay in the caches; 2 to 16 tokens (a batch of sequences) against the slower
- * of the two, the weights coming from memory. Medians, interleaved.
+ * of the two, the weights coming from memory; and an empty region of the pool. Medians, interleaved.
  *
  * matmul_bench [TYPE …]; QUERN_ISA forces an instruction set, QUERN_THREADS the threads. */
 #include "ops/isa.h"
@@ -139,6 +139,26 @@ static double probe_inner_loop(struct bench *bench, enum ops_type type)
     return 2.0 * N_COLS * n_rows * n_tokens / best * 1e-9;
 }
 
+static void no_work(void *arg, size_t begin, size_t end, unsigned thread)
+{
+    (void)arg, (void)begin, (void)end, (void)thread;
+}
+
+/* Microseconds of a parallel region that has nothing to do: what a step pays for each of its. */
+static double barrier_us(struct ops_pool *pool)
+{
+    const int n = 20000;
+    double us[9];
+
+    for (int i = 0; i < 9; i++) {
+        const double start = now_s();
+        for (int k = 0; k < n; k++)
+            ops_pool_run(pool, 2, 1, no_work, NULL);
+        us[i] = (now_s() - start) * 1e6 / n;
+    }
+    return median(us, 9);
+}
+
 static void measure(struct bench *bench, enum ops_type type)
 {
     double inner[N_TIMES], share[N_TIMES];
@@ -209,8 +229,9 @@ int main(int argc, char **argv)
         huge_alloc((size_t)PREFILL_TOKENS * PREFILL_ROWS * sizeof(float) + ((size_t)16 << 20));
     for (size_t i = 0; i < PREFILL_TOKENS * N_COLS; i++)
         bench.x[i] = (float)(int)(i * 2654435761u >> 8 & 0xffff) / 32768.0f - 1.0f;
-    printf("%s, %u threads, %u inputs; fma %.1f GFLOP/s\n", ops_isa_name(ops_isa()),
-           ops_pool_n_threads(bench.pool), N_COLS, ops_probe_fma(bench.pool) * 1e-9);
+    printf("%s, %u threads, %u inputs; fma %.1f GFLOP/s, a region without work %.2f us\n",
+           ops_isa_name(ops_isa()), ops_pool_n_threads(bench.pool), N_COLS,
+           ops_probe_fma(bench.pool) * 1e-9, barrier_us(bench.pool));
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         bool wanted = argc < 2;
         for (int a = 1; a < argc; a++)
