@@ -140,6 +140,8 @@ fuzzers: $(FUZZERS)
 bench: ## measure against the machine's bounds and, where PEER is set, llama.cpp
 	$(Q)$(MAKE) --no-print-directory all tools $(BENCHES)
 	$(Q)BUILD="$(BUILD)" sh tests/bench/run.sh
+	$(Q)$(BUILD)/tests/bench/matmul_bench
+	$(Q)$(BUILD)/tests/bench/attention_bench
 
 bench-ring: $(BUILD)/tests/bench/ring_bench ## measure the ring: two cores, one core, unpinned
 	$(Q)$< 0 1 && $< 0 0 && $<
