@@ -56,7 +56,7 @@ static int question(const struct cli_options *o, char **ret, size_t *ret_size)
 int cli_ask(int argc, char **argv)
 {
     struct cli_options o;
-    int rc = cli_options_read(&o, "ask", "system " SAMPLING, argc, argv);
+    int rc = cli_options_read(&o, "ask", "system prefix " SAMPLING, argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.n_words == 0 && isatty(STDIN_FILENO))
@@ -158,7 +158,7 @@ int cli_generate(int argc, char **argv)
 {
     struct cli_options o;
     int rc =
-        cli_options_read(&o, "generate", "prompt tokens output json echo " SAMPLING, argc, argv);
+        cli_options_read(&o, "generate", "prompt tokens output json echo prefix " SAMPLING, argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.n_words || (o.prompt && o.tokens))

@@ -72,6 +72,7 @@ int cli_bench(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_pull(int argc, char **argv);
 int cli_models(int argc, char **argv);
+int cli_prefix(int argc, char **argv);
 
 /* Prints the help of one verb, or of the tool where verb is NULL. */
 void cli_help(const char *verb);

@@ -17,7 +17,8 @@ static const struct verb {
      "quern ask [OPTION…] WORD…\n"
      "  The words are the question. What is piped in is added to it:\n"
      "    git diff | quern ask \"write a commit message\"\n"
-     "  --system TEXT          what the model is told first (default: the model's own)\n"},
+     "  --system TEXT          what the model is told first (default: the model's own)\n"
+     "  --prefix HANDLE        goes on from a pinned one; quern prefix --help\n"},
     {"chat", cli_chat, "talk, line by line",
      "quern chat [OPTION…]\n"
      "  A line that ends with \\ goes on. /help lists the commands.\n"
@@ -30,7 +31,8 @@ static const struct verb {
      "quern generate [OPTION…]\n"
      "  Continues --prompt TEXT, --tokens IDS, or standard input.\n"
      "  --output text|ids|json (default: text); --json: the same as --output json\n"
-     "  --echo                 with json: log probability of each prompt token, too\n"},
+     "  --echo                 with json: log probability of each prompt token, too\n"
+     "  --prefix HANDLE        goes on from a pinned one; quern prefix --help\n"},
     {"tokenize", cli_tokenize, "text to token ids",
      "quern tokenize WORD… | quern tokenize -\n"
      "  Prints the ids of the text (- or none: standard input), separated by spaces.\n"
@@ -83,6 +85,16 @@ static const struct verb {
      "  Clients, queue, rates, KV pages, memory, latencies; q quits, p pauses.\n"
      "  --interval-ms N        time between two looks (1000)\n"
      "  --count N              quit after so many looks\n"},
+    {"prefix", cli_prefix, "keep the beginning of prompts computed",
+     "quern prefix pin [OPTION…] [WORD… | -]\n"
+     "quern prefix fork HANDLE [OPTION…] [WORD… | -]\n"
+     "quern prefix unpin HANDLE…\n"
+     "  pin computes a text (- or none: standard input), keeps it in the service's\n"
+     "  cache, and prints its handle, from which generate and ask go on.\n"
+     "  fork does the same for a text after a pinned one; unpin gives them up.\n"
+     "  --tokens IDS           token ids in place of a text\n"
+     "  --system TEXT          of a chat, for ask, in place of a text\n"
+     "  --model NAME           of a service with several\n"},
     {"pull", cli_pull, "fetch a model",
      "quern pull [OPTION…] URL|FILE|NAME…\n"
      "  Goes on where it stopped. NAME: qwen2:0.5b-instruct-q4_k_m (none: lists them)\n"

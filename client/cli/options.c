@@ -48,6 +48,7 @@ enum {
     OPT_INTERVAL,
     OPT_FOLDER,
     OPT_SHA256,
+    OPT_PREFIX,
 };
 
 static const struct option table[] = {
@@ -90,6 +91,7 @@ static const struct option table[] = {
     {"interval-ms", required_argument, NULL, OPT_INTERVAL},
     {"folder", required_argument, NULL, OPT_FOLDER},
     {"sha256", required_argument, NULL, OPT_SHA256},
+    {"prefix", required_argument, NULL, OPT_PREFIX},
     {NULL, 0, NULL, 0},
 };
 
@@ -271,6 +273,8 @@ static int read_option(struct cli_options *o, int option, const char *text)
     case OPT_MODEL:
         o->request.model = text;
         return 0;
+    case OPT_PREFIX:
+        return read_unsigned(name_of(option), text, UINT64_MAX, &o->request.prefix);
     case OPT_OUTPUT:
         rc = read_word(option, text, outputs, 3, &word);
         o->output = (enum cli_output)word;

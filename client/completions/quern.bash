@@ -1,6 +1,6 @@
 # bash completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
 _quern() {
-    local verbs='ask chat generate tokenize detokenize score render status embed bench top pull models'
+    local verbs='ask chat generate tokenize detokenize score render status embed bench top prefix pull models'
     local sampling='--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty
         --presence-penalty --frequency-penalty --min-tokens --logit-bias --seed --stop --priority
         --deadline-ms --model'
@@ -18,7 +18,7 @@ _quern() {
 
     local words=''
     case $verb:$before in
-    *:--folder | *:--socket | chat:--tools | render:--tools | render:--messages)
+    *:--folder | *:--socket | chat:--tools | render:--tools | render:--messages | render:--template)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
@@ -30,18 +30,20 @@ _quern() {
     *:--language) words='en zh' ;;
     *:--max-tokens | *:--temperature | *:--top-k | *:--top-p | *:--min-p | *:--*-penalty | \
         *:--min-tokens | *:--logit-bias | *:--seed | *:--stop | *:--deadline-ms | *:--model | \
-        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel | *:--interval-ms | *:--sha256) return ;;
-    ask:*) words="--system $sampling" ;;
+        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel | *:--interval-ms | *:--sha256 | \
+        *:--prefix) return ;;
+    ask:*) words="--system --prefix $sampling" ;;
     chat:*) words="--system --tools --family --language --parallel-calls $sampling" ;;
-    generate:*) words="--prompt --tokens --output --json --echo $sampling" ;;
+    generate:*) words="--prompt --tokens --output --json --echo --prefix $sampling" ;;
     tokenize:* | detokenize:*) words='--model' ;;
     score:*) words='--output --json --model' ;;
-    render:*) words='--messages --tools --family --ids --language --parallel-calls
+    render:*) words='--messages --tools --family --template --ids --language --parallel-calls
         --no-generation-prompt --model' ;;
     status:*) words='--output --json --wait' ;;
     embed:*) words='--mean --normalize --output --json --model' ;;
     bench:*) words='--count --parallel --max-tokens --prompt --output --json --model' ;;
     top:*) words='--interval-ms --count' ;;
+    prefix:*) words='pin fork unpin --tokens --system --model' ;;
     pull:*) words='--folder --sha256' ;;
     models:*) words='list verify pack remove --folder --output --json' ;;
     :--help) words=$verbs ;;

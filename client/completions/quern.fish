@@ -1,7 +1,7 @@
 # fish completion of quern(1). tests/integration/completions_test.sh compares it with quern --help.
-set -l verbs ask chat generate tokenize detokenize score render status embed bench top pull models
+set -l verbs ask chat generate tokenize detokenize score render status embed bench top prefix pull models
 set -l samples '__fish_seen_subcommand_from ask chat generate'
-set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render embed bench'
+set -l model '__fish_seen_subcommand_from ask chat generate tokenize detokenize score render embed bench prefix'
 set -l family '__fish_seen_subcommand_from chat render'
 complete -c quern -f
 complete -c quern -l socket -r -F -d 'where the service listens'
@@ -20,6 +20,7 @@ complete -c quern -n $none -a status -d 'what the service runs and how it is'
 complete -c quern -n $none -a embed -d 'a text as a vector'
 complete -c quern -n $none -a bench -d 'how fast the service answers'
 complete -c quern -n $none -a top -d 'the service at a glance'
+complete -c quern -n $none -a prefix -d 'keep the beginning of prompts computed'
 complete -c quern -n $none -a pull -d 'fetch a model'
 complete -c quern -n $none -a models -d 'list, verify, pack or remove fetched models'
 
@@ -39,16 +40,17 @@ complete -c quern -n $samples -l priority -x -a 'interactive normal batch' -d 'w
 complete -c quern -n $samples -l deadline-ms -x -d 'give up after this time'
 complete -c quern -n $model -l model -x -d 'of a service with several'
 
-complete -c quern -n '__fish_seen_subcommand_from ask chat' -l system -x -d 'what the model is told first'
+complete -c quern -n '__fish_seen_subcommand_from ask chat prefix' -l system -x -d 'what the model is told first'
 complete -c quern -n $family -l tools -r -F -d 'JSON list that the model may call'
 complete -c quern -n $family -l family -x -a 'qwen2 qwen1.5 qwen1.5-early qwen2.5 qwen2.5-base qwen2.5-math' -d 'form of chat'
 complete -c quern -n $family -l language -x -a 'en zh' -d 'of what is said about tools'
 complete -c quern -n $family -l parallel-calls -d 'several tools may be called at once'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l prompt -x -d 'the text'
-complete -c quern -n '__fish_seen_subcommand_from generate' -l tokens -x -d 'its token ids'
+complete -c quern -n '__fish_seen_subcommand_from generate prefix' -l tokens -x -d 'its token ids'
 complete -c quern -n '__fish_seen_subcommand_from generate' -l output -x -a 'text ids json' -d 'form of the output'
 complete -c quern -n '__fish_seen_subcommand_from score status embed bench models' -l output -x -a 'text json' -d 'form of the output'
 complete -c quern -n '__fish_seen_subcommand_from render' -l messages -r -F -d 'the conversation, JSON'
+complete -c quern -n '__fish_seen_subcommand_from render' -l template -r -F -d 'Jinja, in place of a family'
 complete -c quern -n '__fish_seen_subcommand_from render' -l ids -d 'print token ids'
 complete -c quern -n '__fish_seen_subcommand_from render' -l no-generation-prompt -d 'end after the last message'
 complete -c quern -n '__fish_seen_subcommand_from status' -l wait -d 'until the model is loaded'
@@ -62,6 +64,8 @@ complete -c quern -n '__fish_seen_subcommand_from bench' -l max-tokens -x -d 'of
 complete -c quern -n '__fish_seen_subcommand_from bench' -l prompt -x -d 'the text'
 complete -c quern -n '__fish_seen_subcommand_from top' -l interval-ms -x -d 'time between two looks'
 complete -c quern -n '__fish_seen_subcommand_from top' -l count -x -d 'looks'
+complete -c quern -n '__fish_seen_subcommand_from ask generate' -l prefix -x -d 'goes on from a pinned one'
+complete -c quern -n '__fish_seen_subcommand_from prefix' -a 'pin fork unpin'
 complete -c quern -n '__fish_seen_subcommand_from pull models' -l folder -r -F -d 'of models'
 complete -c quern -n '__fish_seen_subcommand_from pull' -l sha256 -x -d 'what it must be'
 complete -c quern -n '__fish_seen_subcommand_from models' -a 'list verify pack remove'
