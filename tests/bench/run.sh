@@ -1,7 +1,8 @@
 #!/bin/sh
 # make bench: prefill and decode of generated models, beside the memory's rate and, where PEER is the
 # folder of the yardstick (peer_llama over llama.cpp; PEER_LIB: its libraries), beside llama.cpp on
-# the same files, runs interleaved. Prints medians and ratios.
+# the same files, and where PEER_IK is the folder of its llama-bench beside ik_llama.cpp; runs
+# interleaved. Prints medians and ratios.
 #   BENCH_CASES  shape:type …   default "0.5b:q8_0". Types other than f32, f16, bf16 and q8_0 are
 #                made from f16 by the yardstick's quantizer: q4_0 q4_1 q5_0 q5_1 q2_k q3_k_m q4_k_m
 #                q5_k_m q6_k iq4_nl iq4_xs. shape/N takes N layers of it (57b-a14b/2).
@@ -51,10 +52,19 @@ value() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p"; }
 # median: of numbers, one a line.
 median() { sort -n | awk '{v[NR] = $1} END {print NR ? v[int((NR + 1) / 2)] : 0}'; }
 
+# peer_columns <name>: the heads of a peer's columns.
+peer_columns() { printf ' %9s %9s %8s %8s' "$1 pp" "$1 tg" 'pp ratio' 'tg ratio'; }
+
+# of <who> <key>: the median of a figure over the rounds.
+of() { grep "^$1 " "$log" | value "$2" | median; }
+
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 echo "$cpu, $threads threads; prefill $prompt, decode $generate at depth $depth; medians of $rounds"
+[ -n "${PEER:-}" ] || echo "PEER is not set: no comparison with llama.cpp"
+[ -n "${PEER_IK:-}" ] || echo "PEER_IK is not set: no comparison with ik_llama.cpp"
 printf '%-18s %9s %9s %9s %9s' model prefill decode read memory
-[ -z "${PEER:-}" ] || printf ' %9s %9s %8s %8s' 'peer pp' 'peer tg' 'pp ratio' 'tg ratio'
+[ -z "${PEER:-}" ] || peer_columns peer
+[ -z "${PEER_IK:-}" ] || peer_columns ik
 printf '\n%-18s %9s %9s %9s %9s\n' '' t/s t/s GB/s GB/s
 for c in $cases; do
     model=$(generated "${c%%:*}" "${c#*:}")
@@ -66,17 +76,19 @@ for c in $cases; do
             --depth "$depth" --threads "$threads" --reps 1 --json | sed 's/^/ours /' >>"$log"
         [ -z "${PEER:-}" ] || sh tests/bench/peer.sh "$model" "$prompt" "$generate" "$threads" \
             "$depth" | sed 's/^/peer /' >>"$log"
+        [ -z "${PEER_IK:-}" ] || sh tests/bench/peer_ik.sh "$model" "$prompt" "$generate" "$threads" \
+            "$depth" | sed 's/^/ik /' >>"$log"
         round=$((round + 1))
     done
     grep -q '^ours .*decode_tps' "$log" || { echo "bench: $model was not measured" >&2; exit 1; }
-    row="$c"
+    printf '%-18s' "$c"
     for key in prefill_tps decode_tps decode_read_gbps memory_read_gbps; do
-        row="$row $(grep ^ours "$log" | value $key | median)"
+        printf ' %9.2f' "$(of ours $key)"
     done
-    [ -z "${PEER:-}" ] ||
-        row="$row $(grep ^peer "$log" | value prefill_tps | median) $(grep ^peer "$log" | value decode_tps | median)"
-    echo "$row" | awk '{printf "%-18s %9.2f %9.2f %9.2f %9.2f", $1, $2, $3, $4, $5
-        if (NF > 5 && $6 * $7 > 0) printf " %9.2f %9.2f %7.2fx %7.2fx", $6, $7, $2 / $6, $3 / $7
-        printf "\n"}'
+    for who in peer ik; do
+        [ "$(of $who decode_tps)" = 0 ] || echo "$(of ours prefill_tps) $(of ours decode_tps)" \
+            "$(of $who prefill_tps) $(of $who decode_tps)" |
+            awk '{printf " %9.2f %9.2f %7.2fx %7.2fx", $3, $4, $1 / $3, $2 / $4}'
+    done
+    printf '\n'
 done
-[ -n "${PEER:-}" ] || echo "PEER is not set: no comparison with llama.cpp"
