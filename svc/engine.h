@@ -1,6 +1,7 @@
-/* The engine: all model state, owned by one thread.
+/* The engine: all state of one model, owned by one thread. A service has one for each of its models
+ * (engines.h), and one step of one of them runs at a time.
  *
- * Requests come in (engine_submit) and are computed in steps (engine_step): admit, plan, compute,
+ * Requests come in (engine_take) and are computed in steps (engine_step): admit, plan, compute,
  * sample, hand out. Between two steps, and between two layers of one, the caller looks at the rings:
  * a cancel, a death or a deadline takes effect within a layer. */
 #ifndef QUERN_SVC_ENGINE_H
@@ -16,22 +17,29 @@
 #include "svc/request.h"
 #include "svc/sampler.h"
 
-/* What happens to requests that come in. */
-enum engine_hold {
-    ENGINE_OPEN,   /* they are computed */
-    ENGINE_HELD,   /* they wait, as while the model is loading: it is about to be replaced */
-    ENGINE_CLOSED, /* they are refused: the service is about to stop */
-};
-
 /* Computing that may be given up for newcomers: a tenth of what long chunks take, saved up to this
  * much, so that a stream of short requests cannot keep a long prompt from getting on. */
 #define ENGINE_SPARE_US UINT64_C(500000)
 
-struct engine {
+/* What the engines of a service have in common; the service's. */
+struct engine_shared {
     const struct options *options;
     struct policy *policy;
-    const struct client_list *clients; /* the service's: who has requests is among the busy */
     struct ops_pool *pool;
+    uint64_t last_pin; /* handles of pinned prefixes: none twice */
+    /* Between two layers of a step, where not NULL: the owner looks at rings and sockets. It may
+     * submit, cancel, expire and pump requests; one that ends so while it is being computed ends
+     * with the step. */
+    void (*look)(void *arg);
+    void *look_arg;
+};
+
+struct engine {
+    struct engine_shared *shared;
+    const struct options *options; /* of shared, as are these two */
+    struct policy *policy;
+    struct ops_pool *pool;
+    uint32_t slot;       /* in accounts: which of the models this is */
     struct model *model; /* NULL while loading */
     struct mm_kv *kv;
     struct prefix *prefix;
@@ -40,18 +48,12 @@ struct engine {
     struct sched *sched;
     struct prepare prepare;
     uint32_t context;
-    uint64_t load_done, load_total; /* bytes, for progress */
-    struct sampler **samplers;      /* (n_threads) */
-    float *logits;                  /* (n_logit_rows, n_vocab) */
+    struct sampler **samplers; /* (n_threads) */
+    float *logits;             /* (n_logit_rows, n_vocab) */
     uint32_t n_logit_rows;
     struct forward_span *spans; /* (sequences) of the step */
     struct engine_row *rows;    /* (sequences) of the step: what each span is */
     struct figures_counters totals;
-    /* Between two layers of a step, where not NULL: the owner looks at rings and sockets. It may
-     * call engine_submit, _cancel, _expire and _pump; a request that ends so while it is being
-     * computed ends with the step. */
-    void (*look)(void *arg);
-    void *look_arg;
     struct {
         bool is_on; /* spans and rows are being computed */
         size_t n;   /* of them */
@@ -60,14 +62,13 @@ struct engine {
     } step;
     uint64_t spare_us;      /* of computing that may be given up for newcomers */
     struct request *ending; /* list, by next_ending */
-    enum engine_hold hold;
-    uint64_t started_us;
+    bool is_held;           /* requests for it wait, as while it is loading: it is about to go */
+    uint64_t spent_us;      /* computing, as the engines take turns by it */
 };
 
-/* Starts the thread pool; the model comes later. 0 or -errno with a sentence. */
-int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
-                const struct client_list *clients, char *why, size_t why_size);
-void engine_done(struct engine *engine); /* no client has requests any more */
+/* An engine without a model. NULL: no memory. */
+struct engine *engine_new(struct engine_shared *shared, uint32_t slot);
+void engine_free(struct engine *engine); /* no request is its any more */
 
 /* Loads the model and makes what depends on it. `progress` is called from time to time; a negative
  * return of it ends the load with that value. */
@@ -76,35 +77,37 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                 size_t why_size);
 
 /* Lets go of the model and what depends on it, so that another can be loaded. No sequence waits or
- * runs; requests that are held stay. */
+ * runs. */
 void engine_unload(struct engine *engine);
-
-/* Takes over a request that ipc_session_take returned (not a cancel). */
-void engine_submit(struct engine *engine, struct client *client, const struct ipc_request *taken);
 
 /* After the load, until it returns 0 or an error: whether all memory that was promised has come. 1: it
  * is on its way still; -ENOMEM with a sentence: it has not, and nothing can be computed. */
 int engine_settle(struct engine *engine, char *why, size_t why_size);
 
-/* While the model is loading: tells those who wait how far it is; then prepares what came in. */
-void engine_load_progress(struct engine *engine, uint64_t done, uint64_t total);
-void engine_loaded(struct engine *engine);
+/* Takes over a request whose model is this one, and is loaded. */
+void engine_take(struct engine *engine, struct request *request);
 
-/* Ends a request of this client, if it has one of that id. */
-void engine_cancel(struct engine *engine, struct client *client, uint64_t id);
+/* Ends a request, of whatever engine or of none, with a reason, a code and a sentence (which stays
+ * where it is): now, or with the step where it is being computed. */
+void engine_end_request(struct request *request, enum ipc_reason reason, enum ipc_code code,
+                        const char *sentence);
 
-/* Ends all requests of a client that is gone, without events. */
-void engine_drop_client(struct engine *engine, struct client *client);
+/* Hands out what a request's client has room for, and frees it when its final event is out. */
+void engine_pump(struct request *request);
 
-/* Ends every request with code shutdown and this sentence; those that are held only where
- * `held_too`. */
-void engine_stop(struct engine *engine, bool held_too, const char *sentence);
+/* A request, of whatever engine, is done: hands out its end (and frees it where there is room). */
+void engine_finish_if_done(struct request *request);
+
+/* Logs and counts what the policy refused; the engine may be NULL. */
+void engine_log_refusal(const struct engine *engine, struct policy *policy,
+                        const struct client *client, uint64_t id,
+                        const struct policy_refusal *refusal);
+
+/* Forgets what a client that is gone has pinned. */
+void engine_drop_client(struct engine *engine, const struct client *client);
 
 /* Whether no sequence waits or runs. */
 bool engine_is_idle(const struct engine *engine);
-
-/* Hands out what a client has made room for. */
-void engine_pump(struct engine *engine, struct client *client);
 
 /* After a step: ends what was to end while it was computed. */
 void engine_end_pending(struct engine *engine);
@@ -113,21 +116,14 @@ void engine_end_pending(struct engine *engine);
  * request. */
 void engine_pin(struct engine *engine, struct sequence *sequence);
 
-/* Hands out the end of a request that is done (and frees it where there is room). */
-void engine_finish_if_done(struct engine *engine, struct request *request);
-
 /* Whether some sequence can go on now: its client reads. */
 bool engine_is_runnable(const struct engine *engine);
 
 /* One step. False where there was nothing to compute. */
 bool engine_step(struct engine *engine);
 
-/* When a deadline needs a look, in µs of the monotonic clock; 0: never. */
-uint64_t engine_next_deadline(const struct engine *engine);
-void engine_expire(struct engine *engine);
-
-/* A snapshot of all figures, for the engine's own thread: some µs, and a walk over the KV pages. */
-void engine_figures(const struct engine *engine, struct figures *ret);
+/* A snapshot of its figures, for the engine's own thread: some µs, and a walk over the KV pages. */
+void engine_figures(const struct engine *engine, struct figures_model *ret);
 
 uint64_t engine_now_us(void); /* CLOCK_MONOTONIC */
 

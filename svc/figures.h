@@ -6,11 +6,12 @@
 #ifndef QUERN_SVC_FIGURES_H
 #define QUERN_SVC_FIGURES_H
 
+#include "svc/options.h"
+
 #include <stdint.h>
 
-#define FIGURES_BOUNDS     20u
-#define FIGURES_MODELS_MAX 8u
-#define FIGURES_NAME_MAX   80u
+#define FIGURES_BOUNDS   20u
+#define FIGURES_NAME_MAX 80u
 
 /* Upper bounds (inclusive) of the buckets, in µs; what is larger counts in the last one. */
 extern const uint64_t figures_bounds_us[FIGURES_BOUNDS];
@@ -51,10 +52,13 @@ struct figures {
     uint64_t uptime_us;
     uint32_t clients;
     uint32_t n_models; /* 0 while loading */
-    struct figures_model models[FIGURES_MODELS_MAX];
+    struct figures_model models[OPTIONS_MODELS_MAX];
 };
 
 void figures_note(struct figures_histogram *histogram, uint64_t us);
+
+/* Adds what another one counted. */
+void figures_add(struct figures_counters *total, const struct figures_counters *more);
 
 /* An upper bound of the given part (0 … 1) of what was noted, in µs; 0 where nothing was. */
 uint64_t figures_quantile(const struct figures_histogram *histogram, double part);

@@ -1,8 +1,7 @@
-/* Bringing the engine up: threads, model, KV pool, scratch; each refusal in numbers. */
+/* Bringing an engine up: model, KV pool, scratch; each refusal in numbers. */
 #include "svc/step.h"
 
 #include "mm/memory.h"
-#include "mm/numa.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,23 +14,17 @@ enum {
     CHUNK_MAX = 512,
 };
 
-int engine_init(struct engine *engine, const struct options *options, struct policy *policy,
-                const struct client_list *clients, char *why, size_t why_size)
+struct engine *engine_new(struct engine_shared *shared, uint32_t slot)
 {
-    struct engine e = {.options = options,
-                       .policy = policy,
-                       .clients = clients,
-                       .started_us = engine_now_us(),
-                       .spare_us = ENGINE_SPARE_US};
-    struct ops_pool_options pool = {.n_threads = options->threads};
-    int r = ops_pool_new(&e.pool, &pool);
-    if (r < 0) {
-        snprintf(why, why_size, "The threads cannot be started (%s); give a smaller --threads.",
-                 strerror(-r));
-        return r;
-    }
-    *engine = e;
-    return 0;
+    struct engine *e = calloc(1, sizeof *e);
+    if (e)
+        *e = (struct engine){.shared = shared,
+                             .options = shared->options,
+                             .policy = shared->policy,
+                             .pool = shared->pool,
+                             .slot = slot,
+                             .spare_us = ENGINE_SPARE_US};
+    return e;
 }
 
 void engine_unload(struct engine *engine)
@@ -62,14 +55,14 @@ void engine_unload(struct engine *engine)
     e->forward = NULL;
     e->kv = NULL;
     e->model = NULL;
-    e->load_done = e->load_total = 0;
 }
 
-void engine_done(struct engine *engine)
+void engine_free(struct engine *engine)
 {
+    if (!engine)
+        return;
     engine_unload(engine);
-    ops_pool_free(engine->pool);
-    *engine = (struct engine){0};
+    free(engine);
 }
 
 static uint32_t pages_of(uint32_t n_positions)
@@ -133,8 +126,8 @@ static int make_scratch(struct engine *e, const struct model *model, size_t inpu
         if (r < 0)
             return r;
     }
-    return prepare_init(&e->prepare, model, e->pins, e->context, OPS_KV_PAGE, STEP_SCORE_ROWS,
-                        input_bytes_max);
+    return prepare_init(&e->prepare, model, e->pins, e->slot, e->context, OPS_KV_PAGE,
+                        STEP_SCORE_ROWS, input_bytes_max);
 }
 
 int engine_settle(struct engine *engine, char *why, size_t why_size)
@@ -197,9 +190,7 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
                                     .image_done = say_image_done,
                                     .progress = progress,
                                     .progress_arg = arg};
-    int r = mm_numa_set(o->numa, why, why_size);
-    if (r == 0)
-        r = model_load(&model, o->model, &options, e->pool, why, why_size);
+    int r = model_load(&model, o->model, &options, e->pool, why, why_size);
     if (r < 0)
         return r;
     const struct model_shape *shape = model_shape(model);
@@ -226,7 +217,8 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
     if ((r = forward_new(&e->forward, model, e->pool, e->kv, o->kv_type, CHUNK_MAX + o->sequences,
                          e->context)) < 0 ||
         (r = prefix_new(&e->prefix, e->kv, OPS_KV_PAGE)) < 0 ||
-        (r = pins_new(&e->pins, e->kv, n_pages - pages_of(e->context))) < 0 ||
+        (r = pins_new(&e->pins, e->kv, n_pages - pages_of(e->context), e->slot,
+                      &e->shared->last_pin)) < 0 ||
         (r = sched_new(&e->sched, &sched)) < 0 ||
         (r = make_scratch(e, model, input_bytes_max)) < 0) {
         snprintf(

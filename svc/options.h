@@ -13,7 +13,8 @@
 #include <stdint.h>
 
 enum options_rope { OPTIONS_ROPE_FILE, OPTIONS_ROPE_NONE, OPTIONS_ROPE_LINEAR, OPTIONS_ROPE_YARN };
-#define OPTIONS_POOL_OFF UINT64_MAX
+#define OPTIONS_POOL_OFF   UINT64_MAX
+#define OPTIONS_MODELS_MAX 8u
 
 struct option_text; /* a string that belongs to the options it was set in */
 

@@ -16,16 +16,20 @@ struct pins {
     struct pin *first;
     struct page_pins *pages; /* (pages of kv) */
     uint32_t n_pages, n_pages_max;
-    uint64_t last_handle;
+    uint32_t slot;
+    uint64_t *last_handle;
 };
 
-int pins_new(struct pins **ret, struct mm_kv *kv, uint32_t n_pages_max)
+int pins_new(struct pins **ret, struct mm_kv *kv, uint32_t n_pages_max, uint32_t slot,
+             uint64_t *last_handle)
 {
     struct pins *p = calloc(1, sizeof *p);
     if (!p)
         return -ENOMEM;
     p->kv = kv;
     p->n_pages_max = n_pages_max;
+    p->slot = slot;
+    p->last_handle = last_handle;
     p->pages = calloc(mm_kv_n_pages(kv), sizeof *p->pages);
     if (!p->pages) {
         free(p);
@@ -41,7 +45,7 @@ static void drop(struct pins *p, struct pin **link)
     for (uint32_t i = 0; i < pin->n_pages; i++) {
         struct page_pins *page = &p->pages[pin->pages[i]];
         if (--page->n == 0) {
-            page->account->n_pinned_pages--;
+            page->account->n_pinned_pages[p->slot]--;
             p->n_pages--;
         }
         mm_kv_drop(p->kv, pin->pages[i]);
@@ -79,11 +83,12 @@ static int check_limits(const struct pins *p, const struct account *account, uin
                  "User %u has %u pinned prefixes, as many as one user may; unpin "
                  "some.",
                  (unsigned)account->uid, account->n_pins);
-    else if (n_new > pins_user_max(p) || account->n_pinned_pages > pins_user_max(p) - n_new)
+    else if (n_new > pins_user_max(p) ||
+             account->n_pinned_pages[p->slot] > pins_user_max(p) - n_new)
         snprintf(why, why_size,
                  "The prefix takes %u more pages of the cache, but one user may pin %u and has "
                  "%u; unpin some or start quernd with a larger --kv-bytes.",
-                 n_new, pins_user_max(p), account->n_pinned_pages);
+                 n_new, pins_user_max(p), account->n_pinned_pages[p->slot]);
     else if (n_new > p->n_pages_max - p->n_pages)
         snprintf(why, why_size,
                  "The prefix takes %u more pages of the cache, but of the %u that may be pinned "
@@ -113,7 +118,7 @@ int pins_add(struct pins *pins, struct account *account, const struct client *cl
         return -ENOMEM;
     }
     *pin = (struct pin){.next = pins->first,
-                        .handle = ++pins->last_handle,
+                        .handle = ++*pins->last_handle,
                         .account = account,
                         .client = client,
                         .n_tokens = n_tokens,
@@ -124,7 +129,7 @@ int pins_add(struct pins *pins, struct account *account, const struct client *cl
         struct page_pins *page = &pins->pages[pages[i]];
         if (page->n++ == 0) {
             page->account = account;
-            account->n_pinned_pages++;
+            account->n_pinned_pages[pins->slot]++;
             pins->n_pages++;
         }
         mm_kv_ref(pins->kv, pages[i]);

@@ -16,7 +16,7 @@ struct client;
 
 struct pin {
     struct pin *next;
-    uint64_t handle; /* never used twice */
+    uint64_t handle; /* never used twice, by no model of the service */
     struct account *account;
     const struct client *client; /* ends with it; NULL: kept */
     uint32_t n_tokens, n_pages;
@@ -26,8 +26,10 @@ struct pin {
 
 struct pins;
 
-/* At most n_pages_max pages of `kv` may be pinned; one user may have half of that. -ENOMEM. */
-int pins_new(struct pins **ret, struct mm_kv *kv, uint32_t n_pages_max);
+/* At most n_pages_max pages of `kv` may be pinned; one user may have half of that. Accounts count them
+ * in `slot`; *last_handle counts the handles of all models. -ENOMEM. */
+int pins_new(struct pins **ret, struct mm_kv *kv, uint32_t n_pages_max, uint32_t slot,
+             uint64_t *last_handle);
 void pins_free(struct pins *pins); /* drops all */
 
 /* The pin of that handle, if it is this user's; else NULL. */

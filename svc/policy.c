@@ -90,7 +90,8 @@ struct account *policy_account(struct policy *policy, const struct ipc_peer *pee
         policy->accounts = a;
     }
     a->limits = limits_of(policy, peer);
-    a->user.weight = a->limits.weight;
+    for (uint32_t i = 0; i < OPTIONS_MODELS_MAX; i++)
+        a->users[i].weight = a->limits.weight;
     return a;
 }
 
@@ -196,14 +197,14 @@ int policy_priority(struct policy *policy, const struct account *account, uint16
     return 0;
 }
 
-int policy_kv_share(struct policy *policy, struct account *account, uint32_t n_pages,
+int policy_kv_share(struct policy *policy, struct account *account, uint32_t slot, uint32_t n_pages,
                     uint32_t n_needed, uint32_t page_len, struct policy_refusal *ret)
 {
     uint32_t share = (uint32_t)((uint64_t)n_pages * account->limits.kv_percent / 100);
     (void)policy;
     if (share == 0)
         share = 1;
-    account->user.n_pages_max = account->limits.kv_percent < 100 ? share : 0;
+    account->users[slot].n_pages_max = account->limits.kv_percent < 100 ? share : 0;
     if (n_needed > share)
         return refuse(ret, -EACCES, POLICY_KV_SHARE, IPC_CODE_DENIED,
                       "The sequence may need %u positions of the cache, but user %u may hold %u "

@@ -10,6 +10,7 @@
 
 #include "ipc/session.h"
 #include "svc/journal.h"
+#include "svc/options.h"
 #include "svc/scheduler.h"
 
 #include <sys/types.h>
@@ -57,12 +58,13 @@ struct account {
     struct account *next;
     uid_t uid;
     struct policy_limits limits;
-    struct sched_user user;
+    struct sched_user users[OPTIONS_MODELS_MAX]; /* of each model (engine.slot) */
     uint32_t n_connections;
     uint32_t n_requests; /* waiting or running */
     uint64_t region_bytes;
     uint64_t queued_tokens;
-    uint32_t n_pins, n_pinned_pages; /* pins.h */
+    uint32_t n_pins;                             /* pins.h */
+    uint32_t n_pinned_pages[OPTIONS_MODELS_MAX]; /* of each model */
 };
 
 struct policy {
@@ -106,9 +108,9 @@ void policy_unqueue(struct account *account, uint64_t *n_tokens); /* sets it to 
 int policy_priority(struct policy *policy, const struct account *account, uint16_t priority,
                     enum sched_class *ret_class, struct policy_refusal *ret);
 
-/* Pages of a cache of n_pages that the account may hold: at least one. A sequence that needs more
- * by itself is refused here. */
-int policy_kv_share(struct policy *policy, struct account *account, uint32_t n_pages,
+/* Pages of a cache of n_pages, that of the model in this slot, that the account may hold: at least
+ * one. A sequence that needs more by itself is refused here. */
+int policy_kv_share(struct policy *policy, struct account *account, uint32_t slot, uint32_t n_pages,
                     uint32_t n_needed, uint32_t page_len, struct policy_refusal *ret);
 
 /* Counts and, where it is due, logs a refusal. */

@@ -14,10 +14,12 @@
 static const char *const role_names[] = {"system", "user", "assistant", "tool"};
 
 int prepare_init(struct prepare *prepare, const struct model *model, const struct pins *pins,
-                 uint32_t context, uint32_t page_len, uint32_t score_rows, size_t input_bytes_max)
+                 uint32_t slot, uint32_t context, uint32_t page_len, uint32_t score_rows,
+                 size_t input_bytes_max)
 {
     struct prepare p = {.model = model,
                         .pins = pins,
+                        .slot = slot,
                         .context = context,
                         .page_len = page_len,
                         .score_rows = score_rows,
@@ -327,7 +329,7 @@ static int make_sequence(struct prepare *p, struct request *q, uint32_t sample, 
         sequence_free(s);
         return r;
     }
-    s->sched.user = &q->client->account->user;
+    s->sched.user = &q->client->account->users[p->slot];
     s->sched.class_ = q->class_;
     s->sched.arrival_us = q->taken_us;
     s->sched.parked = request_is_parked(q);
@@ -452,15 +454,8 @@ void prepare_request(struct prepare *prepare, struct request *request)
     struct prepare *p = prepare;
     struct request *q = request;
     size_t n = 0;
-    const char *name = (const char *)q->input + q->r.input_bytes + q->r.stop_bytes;
-    const char *ours = model_name(p->model);
 
-    if (q->r.model_bytes &&
-        (strlen(ours) != q->r.model_bytes || memcmp(ours, name, q->r.model_bytes) != 0))
-        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MODEL,
-                    "No model \"%.*s\" is served here; this service has \"%.80s\".",
-                    (int)(q->r.model_bytes < 80 ? q->r.model_bytes : 80), name, ours);
-    else if (q->r.op == IPC_OP_EMBED)
+    if (q->r.op == IPC_OP_EMBED)
         make_embeddings(p, q);
     else if (prompt_ids(p, q, &n) == 0) {
         q->final.u.final.prompt_tokens = (uint32_t)n;

@@ -13,6 +13,7 @@
 struct prepare {
     const struct model *model;
     const struct pins *pins;
+    uint32_t slot;         /* of the model, in accounts */
     struct text_chat chat; /* the prompt template */
     char chat_why[200];    /* why the file's own is not used; may be empty */
     uint32_t context;      /* positions a sequence may have */
@@ -26,7 +27,8 @@ struct prepare {
 #define PREPARE_MAX_TOKENS 2048u
 
 int prepare_init(struct prepare *prepare, const struct model *model, const struct pins *pins,
-                 uint32_t context, uint32_t page_len, uint32_t score_rows, size_t input_bytes_max);
+                 uint32_t slot, uint32_t context, uint32_t page_len, uint32_t score_rows,
+                 size_t input_bytes_max);
 void prepare_done(struct prepare *prepare);
 
 /* Makes the sequences of a request, or ends it. Afterwards its input is freed. */

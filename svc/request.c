@@ -212,6 +212,20 @@ void request_set_result(struct request *request, enum ipc_data kind, void *bytes
     request->result_kind = kind;
 }
 
+bool request_is_look(const struct ipc_request_record *record)
+{
+    return record->op == IPC_OP_STATUS || record->op == IPC_OP_INFO;
+}
+
+void request_end_with_text(struct request *request, char *text, size_t n)
+{
+    request_set_result(request, IPC_DATA_TEXT, text, text ? n : 0);
+    if (text)
+        request_end(request, IPC_REASON_DONE, IPC_CODE_OK, "%s", "");
+    else
+        request_end(request, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY, "No memory was left.");
+}
+
 void request_drop_pending(struct request *request)
 {
     while (request->pending) {

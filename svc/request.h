@@ -10,12 +10,16 @@
 #include "svc/scheduler.h"
 
 struct client;
+struct engine;
+struct figures_counters;
 struct sequence;
 struct pending_event;
 
 struct request {
     struct request *next, *prev; /* of the client */
     struct client *client;
+    struct engine *engine;           /* of its model; NULL: that is not loaded yet, or gone */
+    struct figures_counters *totals; /* that it counts in */
     struct ipc_request_record r;
     uint8_t *input; /* own copy: input, stop list, model name, biases; freed once prepared */
     bool prepared;
@@ -71,6 +75,12 @@ void request_end(struct request *request, enum ipc_reason reason, enum ipc_code 
 
 /* Forgets what the client has not made room for: the service is stopping. */
 void request_drop_pending(struct request *request);
+
+/* Requests that only look at the service: they are not counted, so that watching it changes nothing. */
+bool request_is_look(const struct ipc_request_record *record);
+
+/* Ends a request whose result is a text, which is taken over; NULL: there was no memory for it. */
+void request_end_with_text(struct request *request, char *text, size_t n);
 
 /* Sets the result of an operation other than generate; takes over `bytes` (malloc'd;
  * may be request->result itself, made before the result was complete). */

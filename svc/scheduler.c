@@ -435,9 +435,9 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
         }
     }
     if (s->n_items > n_plain) {
-        const uint32_t chunk = n_long
-                                   ? chunk_rows(s, n_plain == 0, n_short_rows, positions / n_long)
-                                   : chunk_rows(s, n_plain == 0, 0, 0);
+        const bool alone = n_plain == 0 && !s->o.has_company;
+        const uint32_t chunk = n_long ? chunk_rows(s, alone, n_short_rows, positions / n_long)
+                                      : chunk_rows(s, alone, 0, 0);
         share_chunk(s, n_plain, serve_short(s, n_plain, chunk));
         s->turn++;
         size_t n = n_plain;
@@ -495,9 +495,10 @@ void sched_step_done(struct sched *sched, uint64_t step_us, bool complete)
 
 /* ---- figures ------------------------------------------------------------------------------- */
 
-void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us)
+void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us, bool alone)
 {
     sched->o.token_gap_us = token_gap_us;
+    sched->o.has_company = !alone;
 }
 
 void sched_set_pinned(struct sched *sched, uint32_t n_pages)

@@ -68,6 +68,7 @@ struct sched_options {
     uint32_t n_waiting;    /* entries that wait at most */
     uint32_t chunk_max;    /* prefill rows a step at most */
     uint64_t token_gap_us; /* the target */
+    bool has_company;      /* see sched_set_token_gap */
 };
 
 struct sched_item {
@@ -110,8 +111,8 @@ bool sched_short_waits(struct sched *sched, uint64_t now_us);
 /* What the step that was planned last should take, in µs; 0 before anything was measured. */
 uint64_t sched_estimate_step(const struct sched *sched);
 
-/* Another target from the next step on. */
-void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us);
+/* Another target from the next step on. `alone`: no other scheduler has steps between its own. */
+void sched_set_token_gap(struct sched *sched, uint64_t token_gap_us, bool alone);
 
 /* Pages that are pinned, and so not to be promised: at most what leaves room for the largest entry
  * that may come. Whoever grows them gives up a reservation of as many first. */

@@ -3,7 +3,7 @@
 
 #include "ops/isa.h"
 #include "svc/client.h"
-#include "svc/engine.h"
+#include "svc/engines.h"
 #include "svc/listener.h"
 #include "svc/metrics.h"
 #include "svc/policy_file.h"
@@ -48,7 +48,7 @@ struct service {
     char **argv;
     struct ipc_listener listener;
     struct policy policy;
-    struct engine engine;
+    struct engines engines;
     struct readiness readiness;
     struct metrics *metrics;              /* or NULL */
     struct ipc_session_counters sessions; /* of those that are closed */
@@ -85,7 +85,7 @@ static int watch(struct service *s, int fd, uint64_t data)
 
 static void close_client(struct service *s, struct client *c)
 {
-    if (!s->accepting && s->engine.hold != ENGINE_CLOSED && s->listener.fd >= 0 &&
+    if (!s->accepting && s->engines.hold != ENGINES_CLOSED && s->listener.fd >= 0 &&
         watch(s, s->listener.fd, DATA_LISTENER) == 0)
         s->accepting = true; /* descriptors come back */
     struct journal_context context = client_context(c, 0);
@@ -93,7 +93,7 @@ static void close_client(struct service *s, struct client *c)
         policy_log(&s->policy, POLICY_VIOLATION, c->why, &context, engine_now_us());
     journal_log(JOURNAL_DEBUG, &context, "client %llu (uid %u, pid %d) closed: %s",
                 (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid, c->why);
-    engine_drop_client(&s->engine, c);
+    engines_drop_client(&s->engines, c);
     if (c->counted)
         policy_disconnect(&s->policy, c->account, c->region_bytes);
     else
@@ -214,9 +214,9 @@ static void take_requests(struct service *s, struct client *c)
         if (r <= 0)
             return;
         if (request.r.op == IPC_OP_CANCEL)
-            engine_cancel(&s->engine, c, request.r.target);
+            engines_cancel(c, request.r.target);
         else
-            engine_submit(&s->engine, c, &request);
+            engines_submit(&s->engines, c, &request);
     }
 }
 
@@ -252,7 +252,7 @@ static void poll_client(struct service *s, struct client *c)
         return;
     }
     if (r & IPC_WANT_ROOM)
-        engine_pump(&s->engine, c);
+        engines_pump(c);
     if (r & (IPC_WANT_RECORDS | IPC_WANT_ROOM))
         take_requests(s, c);
     c->empty_polls = r ? 0 : c->empty_polls + 1;
@@ -339,14 +339,14 @@ static void socket_event(struct service *s, struct client *c, uint32_t events)
 /* SIGTERM: at once, or when the running requests have ended; a second one does not wait. */
 static void begin_stop(struct service *s)
 {
-    s->stop = s->engine.hold == ENGINE_CLOSED || s->options->drain_s == 0 || !s->engine.model ||
-              engine_is_idle(&s->engine);
+    s->stop = s->engines.hold != ENGINES_OPEN || s->options->drain_s == 0 ||
+              engines_are_idle(&s->engines);
     if (s->stop)
         return;
     readiness_stopping();
     journal_event(JOURNAL_STOPPING, JOURNAL_NOTICE, NULL,
                   "stopping: running requests may go on for %u s", s->options->drain_s);
-    s->engine.hold = ENGINE_CLOSED;
+    s->engines.hold = ENGINES_CLOSED;
     s->drain_until_us = engine_now_us() + (uint64_t)s->options->drain_s * 1000000;
     /* Who connects now waits in the listening socket for the next process. */
     if (s->accepting)
@@ -402,9 +402,10 @@ static void publish(struct service *s, bool at_rest)
     const uint64_t now = s->metrics ? engine_now_us() : 0;
     if (!s->metrics || (!at_rest && now - s->published_us < PUBLISH_US))
         return;
-    struct metrics_snapshot snapshot = {
-        .ring = s->sessions, .load_done = s->engine.load_done, .load_total = s->engine.load_total};
-    engine_figures(&s->engine, &snapshot.figures);
+    struct metrics_snapshot snapshot = {.ring = s->sessions,
+                                        .load_done = s->engines.load_done,
+                                        .load_total = s->engines.load_total};
+    engines_figures(&s->engines, &snapshot.figures);
     for (int i = 0; i < POLICY_N_CAUSES; i++)
         snapshot.refused[i] = s->policy.refused[i].n;
     for (const struct client *c = s->clients.all; c; c = c->next)
@@ -416,7 +417,7 @@ static void publish(struct service *s, bool at_rest)
 static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
-    engine_load_progress(&s->engine, done, total);
+    engines_load_progress(&s->engines, done, total);
     progress_say(&s->progress, engine_now_us(), done, total);
     look_at_sockets(s, 0);
     look_at_rings(s);
@@ -449,7 +450,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 static int sleep_ms(const struct service *s, int longest)
 {
     const uint64_t now = engine_now_us();
-    uint64_t deadline = earlier(engine_next_deadline(&s->engine), s->drain_until_us);
+    uint64_t deadline = earlier(engines_next_deadline(&s->engines), s->drain_until_us);
     if (s->idle_since_us)
         deadline =
             earlier(deadline, s->idle_since_us + (uint64_t)s->options->exit_on_idle_s * 1000000);
@@ -468,9 +469,9 @@ static bool step(struct service *s)
 {
     s->ring_next = s->clients.busy;
     s->n_looks = 0;
-    ops_pool_set_aside(s->engine.pool, ring_one, s);
-    bool stepped = engine_step(&s->engine);
-    ops_pool_set_aside(s->engine.pool, NULL, NULL);
+    ops_pool_set_aside(s->engines.shared.pool, ring_one, s);
+    bool stepped = engines_step(&s->engines);
+    ops_pool_set_aside(s->engines.shared.pool, NULL, NULL);
     ring_the_rest(s); /* without a step: all of them */
     return stepped;
 }
@@ -501,7 +502,7 @@ static void rest(struct service *s)
 
 static void say_ready(const struct service *s)
 {
-    const struct engine *e = &s->engine;
+    const struct engine *e = s->engines.all[0];
     const struct journal_context context = {.model = model_name(e->model)};
     journal_event(JOURNAL_WEIGHTS, JOURNAL_INFO, &context, "%s", model_load_notes(e->model));
     journal_event(JOURNAL_READY, JOURNAL_NOTICE, &context,
@@ -518,11 +519,11 @@ static int load(struct service *s, char *why, size_t why_size)
     readiness_status("Loading the model");
     progress_init(&s->progress);
     s->settled = false;
-    int r = engine_load(&s->engine, s->input_max, load_progress, s, why, why_size);
+    int r = engines_load(&s->engines, s->input_max, load_progress, s, why, why_size);
     progress_done(&s->progress);
     if (r < 0)
         return r;
-    engine_loaded(&s->engine);
+    engines_loaded(&s->engines);
     ring_clients(s);
     say_ready(s);
     return 0;
@@ -535,16 +536,15 @@ static void change_model(struct service *s)
     const char *before = s->options->model;
     s->options->model = s->next_model;
     s->next_model = NULL;
-    s->engine.hold = ENGINE_OPEN;
     readiness_rest(&s->readiness); /* loading is not a step */
-    model_let_go(s->engine.model);
-    engine_unload(&s->engine);
+    model_let_go(s->engines.all[0]->model);
+    engines_unload(&s->engines);
     if (load(s, why, sizeof why) == 0 || s->stop)
         return;
     journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
     journal_log(JOURNAL_WARNING, NULL, "going back to %s", before);
     s->options->model = before;
-    engine_unload(&s->engine);
+    engines_unload(&s->engines);
     if (load(s, why, sizeof why) < 0 && !s->stop) {
         journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s->code = EXIT_NO_INPUT;
@@ -558,7 +558,7 @@ static void reload(struct service *s)
     char why[512] = "";
     const char *model = NULL;
     s->reload = false;
-    if (s->engine.hold == ENGINE_CLOSED)
+    if (s->engines.hold == ENGINES_CLOSED)
         return;
     readiness_reloading();
     if (reload_options(s->options, &s->policy, s->argc, s->argv, &model, why, sizeof why) < 0) {
@@ -569,12 +569,11 @@ static void reload(struct service *s)
         return;
     }
     journal_init(journal_level_of(s->options->verbose));
-    sched_set_token_gap(s->engine.sched, (uint64_t)s->options->token_gap_ms * 1000);
     if (!model && s->next_model) { /* changed back before the other one was loaded */
         s->next_model = NULL;
         s->drain_until_us = 0;
-        s->engine.hold = ENGINE_OPEN;
-        engine_loaded(&s->engine);
+        s->engines.all[0]->is_held = false;
+        engines_loaded(&s->engines);
     }
     if (!model) {
         readiness_status("Serving");
@@ -582,7 +581,7 @@ static void reload(struct service *s)
         return;
     }
     s->next_model = model;
-    s->engine.hold = ENGINE_HELD;
+    s->engines.all[0]->is_held = true;
     const uint64_t wait_s = s->options->drain_s ? s->options->drain_s : MODEL_DRAIN_S;
     s->drain_until_us = engine_now_us() + wait_s * 1000000;
 }
@@ -590,20 +589,20 @@ static void reload(struct service *s)
 /* A model is to be changed, or the service to stop: nothing runs any more. */
 static bool is_drained(const struct service *s)
 {
-    return s->drain_until_us && engine_is_idle(&s->engine);
+    return s->drain_until_us && engines_are_idle(&s->engines);
 }
 
 static void drain(struct service *s)
 {
     if (engine_now_us() >= s->drain_until_us)
-        engine_stop(&s->engine, false,
-                    s->next_model ? "The model is being changed; send the request again."
-                                  : "The service is stopping; send the request again when it is "
-                                    "back.");
+        engines_stop(&s->engines, false,
+                     s->next_model ? "The model is being changed; send the request again."
+                                   : "The service is stopping; send the request again when it is "
+                                     "back.");
     if (!is_drained(s))
         return;
     s->drain_until_us = 0;
-    if (s->engine.hold == ENGINE_CLOSED)
+    if (s->engines.hold == ENGINES_CLOSED)
         s->stop = true;
     else
         change_model(s);
@@ -614,7 +613,7 @@ static void drain(struct service *s)
 static void settle(struct service *s)
 {
     char why[512] = "";
-    int r = engine_settle(&s->engine, why, sizeof why);
+    int r = engines_settle(&s->engines, why, sizeof why);
     if (why[0])
         journal_log(r < 0 ? JOURNAL_ERROR : JOURNAL_INFO, NULL, "KV cache: %s", why);
     s->settled = r == 0;
@@ -638,8 +637,8 @@ static void serve(struct service *s)
             look_at_sockets(s, 0);
         s->looked = false;
         look_at_rings(s);
-        engine_expire(&s->engine);
-        if (engine_is_runnable(&s->engine))
+        engines_expire(&s->engines);
+        if (engines_are_runnable(&s->engines))
             readiness_work(&s->readiness, engine_now_us());
         bool stepped = step(s);
         if (stepped && s->n_steps < STEPS_BEFORE_WATCH)
@@ -660,8 +659,8 @@ static void serve(struct service *s)
 static void wind_down(struct service *s)
 {
     readiness_stopping();
-    engine_stop(&s->engine, true,
-                "The service is stopping; send the request again when it is back.");
+    engines_stop(&s->engines, true,
+                 "The service is stopping; send the request again when it is back.");
     ring_clients(s);
     while (s->clients.all) {
         s->clients.all->leave = true;
@@ -746,9 +745,9 @@ int service_run(struct options *options, int argc, char **argv)
     if (r == 0)
         r = metrics_new(&s.metrics, options->metrics, why, sizeof why);
     if (r == 0)
-        r = engine_init(&s.engine, options, &s.policy, &s.clients, why, sizeof why);
-    s.engine.look = look_inside;
-    s.engine.look_arg = &s;
+        r = engines_init(&s.engines, options, &s.policy, &s.clients, why, sizeof why);
+    s.engines.shared.look = look_inside;
+    s.engines.shared.look_arg = &s;
     if (r < 0) {
         journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why[0] ? why : strerror(-r));
         s.code = EXIT_MACHINE;
@@ -768,7 +767,7 @@ int service_run(struct options *options, int argc, char **argv)
         journal_event(JOURNAL_STOPPING, JOURNAL_NOTICE, NULL, "stopping");
     }
     wind_down(&s);
-    engine_done(&s.engine);
+    engines_done(&s.engines);
 close:
     metrics_free(s.metrics);
     close_descriptors(&s);

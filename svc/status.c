@@ -120,51 +120,54 @@ static void latency_lines(FILE *f, const struct figures_counters *t)
     }
 }
 
-char *status_text(const struct engine *engine, size_t *ret_n)
+char *status_text(const struct engines *engines, size_t *ret_n)
 {
-    const struct engine *e = engine;
-    const struct figures_counters *t = &e->totals;
+    const struct engines *s = engines;
+    const struct options *o = s->shared.options;
+    const bool loading = s->hold == ENGINES_LOADING;
+    struct figures_counters t;
     char *text = NULL;
     FILE *f = open_memstream(&text, ret_n);
     if (!f)
         return NULL;
+    engines_totals(s, &t);
     line(f, "version", "%s", QUERN_VERSION);
-    line(f, "state", "%s", e->model ? "ready" : "loading");
-    if (!e->model) {
-        count(f, "load_bytes_done", e->load_done);
-        count(f, "load_bytes_total", e->load_total);
+    line(f, "state", "%s", loading ? "loading" : "ready");
+    if (loading) {
+        count(f, "load_bytes_done", s->load_done);
+        count(f, "load_bytes_total", s->load_total);
     }
-    count(f, "uptime_s", (engine_now_us() - e->started_us) / 1000000);
-    count(f, "threads", ops_pool_n_threads(e->pool));
+    count(f, "uptime_s", (engine_now_us() - s->started_us) / 1000000);
+    count(f, "threads", ops_pool_n_threads(s->shared.pool));
     line(f, "isa", "%s", ops_isa_name(ops_isa()));
-    count(f, "sequences_max", e->options->sequences);
-    count(f, "token_gap_ms", e->options->token_gap_ms);
-    if (e->model) {
-        model_lines(f, e);
-        cache_lines(f, e);
+    count(f, "sequences_max", o->sequences);
+    count(f, "token_gap_ms", o->token_gap_ms);
+    if (!loading) {
+        model_lines(f, s->all[0]);
+        cache_lines(f, s->all[0]);
     }
-    count(f, "clients", e->policy->n_connections);
+    count(f, "clients", s->shared.policy->n_connections);
     for (int i = 0; i < POLICY_N_CAUSES; i++) {
         char key[64];
         snprintf(key, sizeof key, "refused_%s", policy_cause_name((enum policy_cause)i));
-        count(f, key, e->policy->refused[i].n);
+        count(f, key, s->shared.policy->refused[i].n);
     }
-    count(f, "total_requests", t->n_requests);
-    count(f, "total_finished", t->n_finished);
-    count(f, "total_cancelled", t->n_cancelled);
-    count(f, "total_failed", t->n_failed);
-    count(f, "total_prompt_tokens", t->n_prompt_tokens);
-    count(f, "total_cached_tokens", t->n_cached_tokens);
-    count(f, "total_generated_tokens", t->n_generated_tokens);
-    count(f, "total_steps", t->n_steps);
-    count(f, "total_step_us", t->step_us);
-    count(f, "total_set_back", t->n_set_back);
-    count(f, "total_cut_short", t->n_cut_short);
-    count(f, "total_rows", t->n_rows);
-    count(f, "total_plan_us", t->plan_us);
-    count(f, "total_sample_us", t->sample_us);
-    count(f, "total_hand_out_us", t->hand_out_us);
-    latency_lines(f, t);
+    count(f, "total_requests", t.n_requests);
+    count(f, "total_finished", t.n_finished);
+    count(f, "total_cancelled", t.n_cancelled);
+    count(f, "total_failed", t.n_failed);
+    count(f, "total_prompt_tokens", t.n_prompt_tokens);
+    count(f, "total_cached_tokens", t.n_cached_tokens);
+    count(f, "total_generated_tokens", t.n_generated_tokens);
+    count(f, "total_steps", t.n_steps);
+    count(f, "total_step_us", t.step_us);
+    count(f, "total_set_back", t.n_set_back);
+    count(f, "total_cut_short", t.n_cut_short);
+    count(f, "total_rows", t.n_rows);
+    count(f, "total_plan_us", t.plan_us);
+    count(f, "total_sample_us", t.sample_us);
+    count(f, "total_hand_out_us", t.hand_out_us);
+    latency_lines(f, &t);
     return fclose(f) == 0 ? text : NULL;
 }
 

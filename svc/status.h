@@ -2,10 +2,10 @@
 #ifndef QUERN_SVC_STATUS_H
 #define QUERN_SVC_STATUS_H
 
-#include "svc/engine.h"
+#include "svc/engines.h"
 
-/* The service and its counters; works while the model is loading. malloc'd, NULL: no memory. */
-char *status_text(const struct engine *engine, size_t *ret_n);
+/* The service and its counters; works while models are loading. malloc'd, NULL: no memory. */
+char *status_text(const struct engines *engines, size_t *ret_n);
 
 /* The model: shape, context, defaults. */
 char *status_info_text(const struct engine *engine, size_t *ret_n);

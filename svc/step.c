@@ -473,11 +473,11 @@ static void look(void *arg)
 {
     struct engine *e = arg;
     const uint64_t now_us = engine_now_us();
-    if (!e->look || now_us - e->step.looked_us < LOOK_US)
+    if (!e->shared->look || now_us - e->step.looked_us < LOOK_US)
         return;
     e->step.looked_us = now_us;
     mm_guard_pause(); /* what clients bring in the middle of a step may allocate */
-    e->look(e->look_arg);
+    e->shared->look(e->shared->look_arg);
     mm_guard_go_on();
     const bool cut = makes_way(e, now_us);
     for (size_t i = 0; i < e->step.n; i++) {
@@ -557,7 +557,7 @@ bool engine_step(struct engine *engine)
             if (e->rows[j].request == q)
                 q = NULL; /* the last row of a request ends it */
         if (q && q->is_done)
-            engine_finish_if_done(e, q);
+            engine_finish_if_done(q);
     }
     engine_end_pending(e);
     e->totals.hand_out_us += engine_now_us() - now;

@@ -165,12 +165,12 @@ static void limits_refuse_with_numbers_and_give_back(void **state)
         assert_int_equal(p.n_connections + a->n_connections + a->n_requests, 0);
         assert_int_equal(a->region_bytes + a->queued_tokens, 0);
     }
-    assert_int_equal(policy_kv_share(&p, a, 100, 51, 64, &refusal), -EACCES);
+    assert_int_equal(policy_kv_share(&p, a, 1, 100, 51, 64, &refusal), -EACCES);
     assert_non_null(strstr(refusal.sentence, "3264 positions"));
     assert_non_null(strstr(refusal.sentence, "3200"));
-    assert_int_equal(policy_kv_share(&p, a, 100, 50, 64, &refusal), 0);
-    assert_int_equal(a->user.n_pages_max, 50);
-    assert_int_equal(policy_kv_share(&p, a, 1, 1, 64, &refusal), 0); /* one page at least */
+    assert_int_equal(policy_kv_share(&p, a, 1, 100, 50, 64, &refusal), 0);
+    assert_int_equal(a->users[1].n_pages_max, 50);
+    assert_int_equal(policy_kv_share(&p, a, 1, 1, 1, 64, &refusal), 0); /* one page at least */
     policy_done(&p);
 }
 
