@@ -198,10 +198,11 @@ struct quern_request {
     size_t n_segments;
     const struct quern_bias *biases; /* at most 1,024, each token once */
     size_t n_biases;
-    uint32_t min_tokens;  /* no end of sequence before so many tokens */
-    uint32_t reserved_;   /* zero */
-    uint64_t prefix;      /* generate, pin: the input follows the tokens of this prefix; 0: none */
-    uint64_t reserved[2]; /* zero */
+    uint32_t min_tokens; /* no end of sequence before so many tokens */
+    uint32_t n_stop_ids; /* at most 64 */
+    uint64_t prefix;     /* generate, pin: the input follows the tokens of this prefix; 0: none */
+    const uint32_t *stop_ids; /* tokens that end the answer; their text is not in it */
+    uint64_t reserved;        /* zero */
 };
 
 /* Sets size, op QUERN_OP_GENERATE, kind QUERN_INPUT_TEXT, everything else zero. */

@@ -228,6 +228,7 @@ enum ipc_segment {
 #define IPC_SAMPLES_MAX     64u
 #define IPC_TEXTS_MAX       64u
 #define IPC_BIASES_MAX      1024u
+#define IPC_STOP_IDS_MAX    64u
 
 /* What is added to the logit of a token before all else. */
 struct ipc_bias {
@@ -246,7 +247,8 @@ struct ipc_request_record {
     uint32_t flags;      /* IPC_FLAG_… */
     uint32_t given;      /* IPC_GIVEN_… */
     uint32_t max_tokens; /* not 0 when given */
-    /* One span of the request bytes: input, stop list, name of the model, biases, end to end. */
+    /* One span of the request bytes: input, stop list, name of the model, biases, stop ids, end to
+     * end. */
     uint32_t offset; /* of the span in the request bytes */
     uint32_t input_bytes;
     uint32_t stop_bytes;  /* stop list: for each string u32 length, then its bytes */
@@ -260,14 +262,15 @@ struct ipc_request_record {
     float frequency;      /* −100 … 100 */
     uint32_t n_logprobs;  /* 0 … IPC_LOGPROBS_MAX alternatives with each token */
     uint64_t seed;
-    uint64_t target;      /* cancel: the id of the request to end; else 0 */
-    uint32_t deadline_ms; /* from the moment it is taken; 0: none */
-    uint16_t priority;    /* enum ipc_priority */
-    uint16_t samples;     /* answers wanted in parallel; 0 means 1 */
-    uint32_t min_tokens;  /* no end of sequence before so many; less than max_tokens */
-    uint32_t bias_bytes;  /* struct ipc_bias each, tokens rising */
-    uint64_t prefix;      /* handle of a pinned prefix: the input follows its tokens; or 0 */
-    uint64_t reserved[2]; /* zero */
+    uint64_t target;        /* cancel: the id of the request to end; else 0 */
+    uint32_t deadline_ms;   /* from the moment it is taken; 0: none */
+    uint16_t priority;      /* enum ipc_priority */
+    uint16_t samples;       /* answers wanted in parallel; 0 means 1 */
+    uint32_t min_tokens;    /* no end of sequence before so many; less than max_tokens */
+    uint32_t bias_bytes;    /* struct ipc_bias each, tokens rising */
+    uint64_t prefix;        /* handle of a pinned prefix: the input follows its tokens; or 0 */
+    uint32_t stop_id_bytes; /* u32 token ids: the answer ends with the first of them */
+    uint32_t reserved[3];   /* zero */
 };
 _Static_assert(sizeof(struct ipc_request_record) == 128, "request record is 128 bytes");
 _Static_assert(offsetof(struct ipc_request_record, op) == 8, "request.op");
@@ -282,7 +285,8 @@ _Static_assert(offsetof(struct ipc_request_record, priority) == 92, "request.pri
 _Static_assert(offsetof(struct ipc_request_record, min_tokens) == 96, "request.min_tokens");
 _Static_assert(offsetof(struct ipc_request_record, bias_bytes) == 100, "request.bias_bytes");
 _Static_assert(offsetof(struct ipc_request_record, prefix) == 104, "request.prefix");
-_Static_assert(offsetof(struct ipc_request_record, reserved) == 112, "request.reserved");
+_Static_assert(offsetof(struct ipc_request_record, stop_id_bytes) == 112, "request.stop_id_bytes");
+_Static_assert(offsetof(struct ipc_request_record, reserved) == 116, "request.reserved");
 
 /* ---- Events ------------------------------------------------------------------------------------ */
 
@@ -323,7 +327,7 @@ _Static_assert(sizeof(struct ipc_score) == 8, "score");
 enum ipc_reason {
     IPC_REASON_DONE = 0,      /* an operation other than generate has its result */
     IPC_REASON_EOS = 1,       /* the model ended its answer */
-    IPC_REASON_STOP = 2,      /* a stop string */
+    IPC_REASON_STOP = 2,      /* a stop string, or a stop id */
     IPC_REASON_LENGTH = 3,    /* max_tokens, or the end of the context */
     IPC_REASON_CANCELLED = 4, /* cancel, or the deadline (then with a code) */
     IPC_REASON_FAILED = 5,    /* see code and sentence */

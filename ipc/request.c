@@ -238,13 +238,23 @@ static int check_stops(const uint8_t *stops, uint32_t stop_bytes, char *why, siz
     return 0;
 }
 
+static int check_stop_ids(uint32_t bytes, char *why, size_t why_size)
+{
+    if (bytes % sizeof(uint32_t) != 0)
+        return invalid(why, why_size, "%u bytes are no whole number of stop ids.", bytes);
+    if (bytes / sizeof(uint32_t) > IPC_STOP_IDS_MAX)
+        return invalid(why, why_size, "%u stop ids are given; at most %u are taken.",
+                       bytes / (uint32_t)sizeof(uint32_t), IPC_STOP_IDS_MAX);
+    return 0;
+}
+
 /* A request that does not sample has none of the sampling fields. */
 static bool has_sampling(const struct ipc_request_record *r)
 {
     return r->given != 0 || r->max_tokens != 0 || r->stop_bytes != 0 || r->temperature != 0 ||
            r->top_k != 0 || r->top_p != 0 || r->min_p != 0 || r->repetition != 0 ||
            r->presence != 0 || r->frequency != 0 || r->n_logprobs != 0 || r->seed != 0 ||
-           r->samples != 0 || r->min_tokens != 0 || r->bias_bytes != 0;
+           r->samples != 0 || r->min_tokens != 0 || r->bias_bytes != 0 || r->stop_id_bytes != 0;
 }
 
 int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, char *why,
@@ -277,7 +287,8 @@ int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, c
     if (check_sampling(r, why, why_size) < 0 || check_input(r, span, why, why_size) < 0 ||
         check_stops(span + r->input_bytes, r->stop_bytes, why, why_size) < 0 ||
         check_biases(span + r->input_bytes + r->stop_bytes + r->model_bytes, r->bias_bytes, why,
-                     why_size) < 0)
+                     why_size) < 0 ||
+        check_stop_ids(r->stop_id_bytes, why, why_size) < 0)
         return -EINVAL;
     if (r->model_bytes > IPC_MODEL_BYTES_MAX ||
         memchr(span + r->input_bytes + r->stop_bytes, 0, r->model_bytes) != NULL)
@@ -293,7 +304,7 @@ int ipc_request_check(const struct ipc_request_record *r, const uint8_t *span, c
 const char *ipc_reason_name(unsigned reason)
 {
     static const char *const names[IPC_REASON_LAST + 1] = {
-        "done", "end of sequence", "stop string", "length", "cancelled", "failed",
+        "done", "end of sequence", "stop", "length", "cancelled", "failed",
     };
 
     return reason <= IPC_REASON_LAST ? names[reason] : "unknown reason";

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Checks one record and the bytes it speaks of (record->input_bytes of input, then stop_bytes,
- * then model_bytes, then bias_bytes at span; private memory, not shared). Does not check id and offset, which
+ * then model_bytes, then bias_bytes, then stop_id_bytes at span; private memory, not shared). Does not check id and offset, which
  * belong to the ring. 0, or -EINVAL with one sentence in why. */
 int ipc_request_check(const struct ipc_request_record *record, const uint8_t *span, char *why,
                       size_t why_size);

@@ -385,7 +385,8 @@ static void answer_refused(struct ipc_session *s, uint64_t id, enum ipc_code cod
 /* Can the record be what a client of this protocol writes? Its span, at full width, and its id. */
 static int check_record(struct ipc_session *s, const struct ipc_request_record *r, uint64_t *ret_n)
 {
-    uint64_t n = (uint64_t)r->input_bytes + r->stop_bytes + r->model_bytes + r->bias_bytes;
+    uint64_t n = (uint64_t)r->input_bytes + r->stop_bytes + r->model_bytes + r->bias_bytes +
+                 r->stop_id_bytes;
 
     if (n + r->offset > s->plan.request_bytes)
         return violation(s, "A request names bytes %u to %llu of %u.", r->offset,
@@ -454,6 +455,7 @@ static int take_one(struct ipc_session *s, struct ipc_request *ret, uint8_t *buf
     ret->stops = buffer + r.input_bytes;
     ret->model = (const char *)buffer + r.input_bytes + r.stop_bytes;
     ret->biases = buffer + r.input_bytes + r.stop_bytes + r.model_bytes;
+    ret->stop_ids = ret->biases + r.bias_bytes;
     return 1;
 }
 

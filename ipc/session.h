@@ -84,6 +84,7 @@ struct ipc_request {
     const uint8_t *stops;        /* r.stop_bytes bytes: valid list, see ipc/request.h */
     const char *model;           /* r.model_bytes bytes, no zero byte at the end */
     const uint8_t *biases;       /* r.bias_bytes bytes: struct ipc_bias each, not aligned */
+    const uint8_t *stop_ids;     /* r.stop_id_bytes bytes: u32 each, not aligned */
 };
 
 /* Takes the next submission. 1: one is in *ret, its input, stop list and model name copied to

@@ -255,10 +255,32 @@ static int make_scores(const struct prepare *p, struct sequence *s)
     return s->scores ? 0 : -ENOMEM;
 }
 
-/* Biases, and the ids that end a sequence: the sampling values point into the sequence. */
-static int take_rules(struct prepare *p, struct request *q, struct sequence *s)
+/* The ids that end a sequence: the request's stop ids, at `list`, and the vocabulary's own, which
+ * are only for the sampler. */
+static int take_ends(struct prepare *p, struct request *q, struct sequence *s, const uint8_t *list)
 {
     const struct text_tokenizer *tokenizer = model_tokenizer(p->model);
+
+    s->params.min_tokens = q->r.min_tokens;
+    s->ends = malloc(q->r.stop_id_bytes + 3 * sizeof *s->ends);
+    if (!s->ends)
+        return -ENOMEM;
+    memcpy(s->ends, list, q->r.stop_id_bytes);
+    s->n_stop_ids = s->params.n_ends = q->r.stop_id_bytes / sizeof *s->ends;
+    if (tokenizer && q->r.min_tokens > 0) {
+        const struct text_ids *ids = text_tokenizer_ids(tokenizer);
+        const uint32_t own[] = {ids->eos, ids->im_end, ids->endoftext};
+        for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+            if (own[i] != TEXT_NO_ID && text_is_eos(tokenizer, own[i]))
+                s->ends[s->params.n_ends++] = own[i];
+    }
+    s->params.ends = s->ends;
+    return 0;
+}
+
+/* Biases and ends: the sampling values point into the sequence. */
+static int take_rules(struct prepare *p, struct request *q, struct sequence *s)
+{
     const uint8_t *list =
         q->input + q->r.input_bytes + q->r.stop_bytes + q->r.model_bytes; /* not aligned */
     _Static_assert(sizeof *s->biases == sizeof(struct ipc_bias), "a bias as on the wire");
@@ -271,16 +293,7 @@ static int take_rules(struct prepare *p, struct request *q, struct sequence *s)
         s->params.biases = s->biases;
         s->params.n_biases = q->r.bias_bytes / sizeof *s->biases;
     }
-    s->params.min_tokens = q->r.min_tokens;
-    if (tokenizer && q->r.min_tokens > 0) {
-        const struct text_ids *ids = text_tokenizer_ids(tokenizer);
-        const uint32_t ends[] = {ids->eos, ids->im_end, ids->endoftext};
-        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-            if (ends[i] != TEXT_NO_ID && text_is_eos(tokenizer, ends[i]))
-                s->ends[s->params.n_ends++] = ends[i];
-        s->params.ends = s->ends;
-    }
-    return 0;
+    return take_ends(p, q, s, list + q->r.bias_bytes);
 }
 
 static int make_generate(struct prepare *p, struct request *q, struct sequence *s)
@@ -368,13 +381,31 @@ static void no_memory(struct request *q, uint32_t n_total)
                 "No memory was left for a sequence of %u tokens.", n_total);
 }
 
+/* Whether all stop ids are tokens; else the request was ended. */
+static bool stop_ids_known(const struct prepare *p, struct request *q)
+{
+    uint32_t n_tokens = model_shape(p->model)->n_tokens, id;
+    const uint8_t *list =
+        q->input + q->r.input_bytes + q->r.stop_bytes + q->r.model_bytes + q->r.bias_bytes;
+
+    for (uint32_t at = 0; at < q->r.stop_id_bytes; at += (uint32_t)sizeof id) {
+        memcpy(&id, list + at, sizeof id);
+        if (id < n_tokens)
+            continue;
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "The stop id %u is not in the vocabulary of %u tokens.", id, n_tokens);
+        return false;
+    }
+    return true;
+}
+
 static void make_sequences(struct prepare *p, struct request *q, size_t n)
 {
     bool generate = q->r.op == IPC_OP_GENERATE;
     bool given = generate && (q->r.given & IPC_GIVEN_MAX_TOKENS);
     uint64_t room = p->context > n ? p->context - n : 0;
     uint64_t wanted = given ? q->r.max_tokens : generate ? PREPARE_MAX_TOKENS : 0;
-    if (!fits(p, q, n, generate))
+    if (!fits(p, q, n, generate) || !stop_ids_known(p, q))
         return;
     if (q->r.op == IPC_OP_PIN && n / p->page_len > pins_user_max(p->pins)) {
         request_end(q, IPC_REASON_FAILED, IPC_CODE_BUSY,

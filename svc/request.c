@@ -24,8 +24,9 @@ int request_new(struct request **ret, struct client *client, const struct ipc_re
     if (!q)
         return -ENOMEM;
     q->r = taken->r;
-    size_t n = (size_t)taken->r.input_bytes + taken->r.stop_bytes + taken->r.model_bytes +
-               taken->r.bias_bytes;
+    size_t before_biases =
+        (size_t)taken->r.input_bytes + taken->r.stop_bytes + taken->r.model_bytes;
+    size_t n = before_biases + taken->r.bias_bytes + taken->r.stop_id_bytes;
     q->input = malloc(n ? n : 1);
     if (!q->input) {
         free(q);
@@ -39,7 +40,9 @@ int request_new(struct request **ret, struct client *client, const struct ipc_re
         memcpy(q->input + taken->r.input_bytes + taken->r.stop_bytes, taken->model,
                taken->r.model_bytes);
     if (taken->r.bias_bytes)
-        memcpy(q->input + n - taken->r.bias_bytes, taken->biases, taken->r.bias_bytes);
+        memcpy(q->input + before_biases, taken->biases, taken->r.bias_bytes);
+    if (taken->r.stop_id_bytes)
+        memcpy(q->input + n - taken->r.stop_id_bytes, taken->stop_ids, taken->r.stop_id_bytes);
     q->pending_end = &q->pending;
     q->final.id = q->r.id;
     q->final.type = IPC_EVENT_FINAL;

@@ -21,7 +21,7 @@ struct request {
     struct engine *engine;           /* of its model; NULL: that is not loaded yet, or gone */
     struct figures_counters *totals; /* that it counts in */
     struct ipc_request_record r;
-    uint8_t *input; /* own copy: input, stop list, model name, biases; freed once prepared */
+    uint8_t *input; /* own copy of the span: input, stop list …; freed once prepared */
     bool prepared;
     bool is_done; /* the result is complete; what is left is to hand it out */
 

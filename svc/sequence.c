@@ -38,6 +38,7 @@ void sequence_free(struct sequence *sequence)
     free(sequence->pages);
     free(sequence->scores);
     free(sequence->biases);
+    free(sequence->ends);
     free(sequence->hidden);
     free(sequence->sum);
     free(sequence);
@@ -55,15 +56,24 @@ static void append(char *out, size_t *n, const char *text, size_t n_text)
     *n += n_text;
 }
 
-/* The text that became certain with this token, into out. `last` turns true at a stop string. */
+static bool is_stop_id(const struct sequence *s, uint32_t id)
+{
+    for (uint32_t i = 0; i < s->n_stop_ids; i++)
+        if (s->ends[i] == id)
+            return true;
+    return false;
+}
+
+/* The text that became certain with this token, into out; a stop id's own is left out. `last` turns
+ * true at a stop string. */
 static size_t certain_text(struct sequence *s, bool *last, enum ipc_reason *reason, char *out)
 {
     char fresh[TEXT_STREAM_ROOM(TEXT_TOKEN_BYTES_MAX)];
     const char *text;
     size_t n_fresh = 0, n_text, n = 0;
-    bool stopped = false;
+    bool stopped = false, textless = *last && *reason == IPC_REASON_STOP;
 
-    if (text_stream_push(&s->stream, s->drawn, fresh, sizeof fresh, &n_fresh) < 0)
+    if (!textless && text_stream_push(&s->stream, s->drawn, fresh, sizeof fresh, &n_fresh) < 0)
         n_fresh = 0; /* a padding row or an id of no text */
     if (*last) {
         size_t n_end = 0;
@@ -99,6 +109,9 @@ bool sequence_take_drawn(struct sequence *sequence, const struct text_tokenizer 
         text_is_eos(tokenizer, s->drawn)) {
         last = true;
         *ret_reason = IPC_REASON_EOS;
+    } else if (is_stop_id(s, s->drawn)) {
+        last = true;
+        *ret_reason = IPC_REASON_STOP;
     } else if (s->sched.n_known == s->n_total) {
         last = true;
         *ret_reason = IPC_REASON_LENGTH;

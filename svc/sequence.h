@@ -35,7 +35,8 @@ struct sequence {
     int draw_error;
 
     struct sampler_bias *biases; /* what params points to */
-    uint32_t ends[4];
+    uint32_t *ends;              /* the same: n_stop_ids of the request, the vocabulary's own */
+    uint32_t n_stop_ids;
 
     /* score: (n_prompt) of the request's result; generate with echo: until they were handed out */
     struct ipc_score *scores;

@@ -10,7 +10,7 @@
 
 #define SAMPLING                                                                                   \
     "model max-tokens temperature top-k top-p min-p repetition-penalty presence-penalty "          \
-    "frequency-penalty seed stop priority deadline-ms min-tokens logit-bias"
+    "frequency-penalty seed stop stop-id priority deadline-ms min-tokens logit-bias"
 
 static int print_text(void *arg, const struct quern_event *event)
 {

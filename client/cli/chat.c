@@ -136,6 +136,7 @@ static int answer_turn(struct chat *c)
     r.messages = messages;
     r.n_messages = n;
     r.stops = c->options.stops;
+    r.stop_ids = c->options.stop_ids;
 
     struct quern_result result;
     c->answer = NULL;
@@ -349,12 +350,13 @@ static void close_lines(struct lines *l)
 int cli_chat(int argc, char **argv)
 {
     struct chat c = {0};
-    int rc = cli_options_read(&c.options, "chat",
-                              "system model max-tokens temperature top-k top-p min-p "
-                              "repetition-penalty presence-penalty frequency-penalty seed stop "
-                              "priority deadline-ms min-tokens logit-bias tools family language "
-                              "parallel-calls",
-                              argc, argv);
+    int rc =
+        cli_options_read(&c.options, "chat",
+                         "system model max-tokens temperature top-k top-p min-p "
+                         "repetition-penalty presence-penalty frequency-penalty seed stop "
+                         "stop-id priority deadline-ms min-tokens logit-bias tools family language "
+                         "parallel-calls",
+                         argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (c.options.n_words)

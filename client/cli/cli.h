@@ -19,8 +19,9 @@ enum cli_exit {
 
 enum cli_output { CLI_OUTPUT_TEXT, CLI_OUTPUT_IDS, CLI_OUTPUT_JSON };
 
-#define CLI_STOPS_MAX  16
-#define CLI_BIASES_MAX 64
+#define CLI_STOPS_MAX    16
+#define CLI_STOP_IDS_MAX 64
+#define CLI_BIASES_MAX   64
 
 /* What the options of all verbs say. Strings belong to argv. */
 struct cli_options {
@@ -46,6 +47,7 @@ struct cli_options {
     uint32_t parallel;    /* --parallel; 0: not given */
     uint32_t interval_ms; /* --interval-ms; 0: not given */
     const char *stops[CLI_STOPS_MAX];
+    uint32_t stop_ids[CLI_STOP_IDS_MAX];
     struct quern_bias biases[CLI_BIASES_MAX];
     struct quern_request request; /* sampling parameters, filled by the options */
     char **words;                 /* what is left of argv */

@@ -116,6 +116,7 @@ static const char sampling_help[] =
     "  --logit-bias ID=B      added to a token's logit (-inf: never); repeatable\n"
     "  --seed N               same request and seed, same answer\n"
     "  --stop TEXT            end before this text; may be given several times\n"
+    "  --stop-id ID           end at this token; may be given several times\n"
     "  --priority interactive|normal|batch\n"
     "  --deadline-ms N        give up after this time\n"
     "  --model NAME           of a service with several\n";

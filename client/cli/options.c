@@ -27,6 +27,7 @@ enum {
     OPT_FREQUENCY,
     OPT_SEED,
     OPT_STOP,
+    OPT_STOP_ID,
     OPT_PRIORITY,
     OPT_DEADLINE,
     OPT_MESSAGES,
@@ -70,6 +71,7 @@ static const struct option table[] = {
     {"frequency-penalty", required_argument, NULL, OPT_FREQUENCY},
     {"seed", required_argument, NULL, OPT_SEED},
     {"stop", required_argument, NULL, OPT_STOP},
+    {"stop-id", required_argument, NULL, OPT_STOP_ID},
     {"priority", required_argument, NULL, OPT_PRIORITY},
     {"deadline-ms", required_argument, NULL, OPT_DEADLINE},
     {"messages", required_argument, NULL, OPT_MESSAGES},
@@ -310,6 +312,10 @@ static int read_option(struct cli_options *o, int option, const char *text)
             return cli_fail(CLI_USAGE, "--stop may be given at most %d times", CLI_STOPS_MAX);
         o->stops[o->request.n_stops++] = text;
         return 0;
+    case OPT_STOP_ID:
+        if (o->request.n_stop_ids == CLI_STOP_IDS_MAX)
+            return cli_fail(CLI_USAGE, "--stop-id may be given at most %d times", CLI_STOP_IDS_MAX);
+        return read_count(option, text, &o->stop_ids[o->request.n_stop_ids++]);
     default:
         return read_sampling(&o->request, option, text);
     }
@@ -331,6 +337,7 @@ int cli_options_read(struct cli_options *ret, const char *verb, const char *allo
     memset(ret, 0, sizeof *ret);
     quern_request_init(&ret->request);
     ret->request.stops = ret->stops;
+    ret->request.stop_ids = ret->stop_ids;
     optind = 0; /* glibc: start anew */
     opterr = 0;
     for (;;) {

@@ -2,8 +2,8 @@
 _quern() {
     local verbs='ask chat generate tokenize detokenize score render status embed bench top prefix pull models'
     local sampling='--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty
-        --presence-penalty --frequency-penalty --min-tokens --logit-bias --seed --stop --priority
-        --deadline-ms --model'
+        --presence-penalty --frequency-penalty --min-tokens --logit-bias --seed --stop --stop-id
+        --priority --deadline-ms --model'
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb='' i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -29,8 +29,8 @@ _quern() {
     *:--family) words='qwen2 qwen1.5 qwen1.5-early qwen2.5 qwen2.5-base qwen2.5-math' ;;
     *:--language) words='en zh' ;;
     *:--max-tokens | *:--temperature | *:--top-k | *:--top-p | *:--min-p | *:--*-penalty | \
-        *:--min-tokens | *:--logit-bias | *:--seed | *:--stop | *:--deadline-ms | *:--model | \
-        *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel | *:--interval-ms | *:--sha256 | \
+        *:--min-tokens | *:--logit-bias | *:--seed | *:--stop | *:--stop-id | *:--deadline-ms | \
+        *:--model | *:--system | *:--prompt | *:--tokens | *:--count | *:--parallel | *:--interval-ms | *:--sha256 | \
         *:--prefix) return ;;
     ask:*) words="--system --prefix $sampling" ;;
     chat:*) words="--system --tools --family --language --parallel-calls $sampling" ;;

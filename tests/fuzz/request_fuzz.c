@@ -32,7 +32,8 @@ static void try_request(const uint8_t *data, size_t size)
     data += sizeof(r);
     size -= sizeof(r);
     /* As in the ring: lengths that the span has not are a violation before this is called. */
-    if ((uint64_t)r.input_bytes + r.stop_bytes + r.model_bytes + r.bias_bytes > size)
+    if ((uint64_t)r.input_bytes + r.stop_bytes + r.model_bytes + r.bias_bytes + r.stop_id_bytes >
+        size)
         return;
     uint8_t *span = malloc(size + 1); /* its own block, so that a read past the end shows */
     if (span == NULL)

@@ -83,7 +83,7 @@ static int take(struct run *run)
     if (r != 1)
         return r;
     require((uint64_t)request.r.input_bytes + request.r.stop_bytes + request.r.model_bytes +
-                request.r.bias_bytes <=
+                request.r.bias_bytes + request.r.stop_id_bytes <=
             sizeof(run->buffer));
     require(request.input == run->buffer);
     if (request.r.op == IPC_OP_CANCEL)

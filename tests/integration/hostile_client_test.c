@@ -219,6 +219,7 @@ static void test_record_lies(void **state)
             r.model_bytes = UINT32_MAX));
     BREAKS((r.stop_bytes = UINT32_MAX - 3, r.model_bytes = 4));
     BREAKS(r.bias_bytes = UINT32_MAX);
+    BREAKS(r.stop_id_bytes = UINT32_MAX - 3);
     BREAKS((r.op = IPC_OP_CANCEL, r.target = 1)); /* a cancel with an id of its own */
     BREAKS((r = (struct ipc_request_record){.op = IPC_OP_CANCEL}));
 
@@ -248,6 +249,9 @@ static void test_record_lies(void **state)
     INVALID(r.n_logprobs = 21);
     INVALID(r.target = 1);
     INVALID(r.bias_bytes = 5);
+    INVALID(r.stop_id_bytes = 5);
+    INVALID(r.stop_id_bytes = 4 * (IPC_STOP_IDS_MAX + 1));
+    INVALID((r.op = IPC_OP_TOKENIZE, r.stop_id_bytes = 4));
     INVALID(r.min_tokens = 1);
     INVALID((r.given = IPC_GIVEN_MIN_TOKENS | IPC_GIVEN_MAX_TOKENS, r.min_tokens = 3,
              r.max_tokens = 2));

@@ -343,6 +343,51 @@ static void stop_strings_do_not_leak(void **state)
     assert_memory_equal(cut.text, whole.text, cut.n_text);
 }
 
+/* The answer ends with the first of them, without its text; not before min_tokens. */
+static void stop_ids_end_the_answer(void **state)
+{
+    (void)state;
+    static struct answer whole, shorter, cut;
+    uint32_t stop_ids[2] = {0};
+    struct quern_request r;
+    quern_request_init(&r);
+    r.input = "The mill";
+    r.input_size = 8;
+    r.flags = QUERN_IGNORE_EOS;
+    r.given = QUERN_GIVEN_MAX_TOKENS | QUERN_GIVEN_TEMPERATURE | QUERN_GIVEN_SEED;
+    r.max_tokens = 40;
+    r.temperature = 3;
+    r.seed = 11;
+    ask(&r, &whole);
+    stop_ids[1] = whole.ids[20];
+    uint32_t first = 0;
+    while (whole.ids[first] != stop_ids[1] && whole.ids[first] != stop_ids[0])
+        first++;
+    assert_true(first > 0);
+    r.max_tokens = first;
+    ask(&r, &shorter);
+    r.max_tokens = 40;
+    r.stop_ids = stop_ids;
+    r.n_stop_ids = 2;
+    ask(&r, &cut);
+    assert_int_equal(cut.result.final_.reason, QUERN_REASON_STOP);
+    assert_int_equal(cut.n, first + 1);
+    assert_memory_equal(cut.ids, whole.ids, cut.n * sizeof *cut.ids);
+    assert_string_equal(cut.text, shorter.text);
+
+    r.given |= QUERN_GIVEN_MIN_TOKENS;
+    r.min_tokens = first + 5;
+    ask(&r, &cut);
+    assert_true(cut.n > first + 5);
+    for (uint32_t i = 0; i < first + 5; i++)
+        assert_true(cut.ids[i] != stop_ids[0] && cut.ids[i] != stop_ids[1]);
+
+    stop_ids[0] = UINT32_MAX;
+    ask(&r, &cut);
+    assert_int_equal(cut.result.final_.code, QUERN_CODE_INVALID);
+    assert_non_null(strstr(cut.result.sentence, "stop id 4294967295"));
+}
+
 /* ---- ends ---------------------------------------------------------------------------------- */
 
 static void nothing_runs_soon(void)
@@ -516,6 +561,7 @@ int main(void)
         cmocka_unit_test(parallel_samples_are_those_of_single_requests),
         cmocka_unit_test(limits_are_sentences_with_numbers),
         cmocka_unit_test(stop_strings_do_not_leak),
+        cmocka_unit_test(stop_ids_end_the_answer),
         cmocka_unit_test(cancel_and_hang_up_end_the_sequence),
         cmocka_unit_test(at_rest_uses_no_cpu),
         cmocka_unit_test(connections_have_a_limit),

@@ -23,7 +23,7 @@ GENERATE, CANCEL, TOKENIZE, STATUS = 1, 2, 3, 8
 NONE, TEXT = 0, 1
 ACCEPTED, QUEUED, PROGRESS, TOKEN, DATA, FINAL = range(1, 7)
 GIVEN_MAX_TOKENS = 0x100
-REASONS = ["done", "end of sequence", "stop string", "length", "cancelled", "failed"]
+REASONS = ["done", "end of sequence", "stop", "length", "cancelled", "failed"]
 
 
 class Client:
