@@ -173,6 +173,78 @@ static void special_tokens(void **state)
     assert_false(text_is_control(qwen2, 151646));
 }
 
+/* Qwen2.5: Qwen2's vocabulary with 22 control tokens, of which its tokenizer.json calls the last
+ * eight not special (converters write them as user-defined), and rows of padding up to 151,936. */
+static void qwen2_5(void **state)
+{
+    static const char *const added[] = {
+        "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",    "<|box_end|>",
+        "<|quad_start|>",       "<|quad_end|>",       "<|vision_start|>", "<|vision_end|>",
+        "<|vision_pad|>",       "<|image_pad|>",      "<|video_pad|>",    "<tool_call>",
+        "</tool_call>",         "<|fim_prefix|>",     "<|fim_middle|>",   "<|fim_suffix|>",
+        "<|fim_pad|>",          "<|repo_name|>",      "<|file_sep|>",
+    };
+    enum { FIRST = 151646, N_ADDED = sizeof added / sizeof *added, NOT_SPECIAL = 151657 };
+    enum { N_TOKENS = FIRST + N_ADDED, N_ROWS = 151936 };
+    struct text_span *tokens = malloc(N_ROWS * sizeof *tokens);
+    int32_t *types = malloc(N_ROWS * sizeof *types);
+    static char padding[N_ROWS - N_TOKENS][16];
+    struct vocab_file file;
+    struct text_tokenizer *t;
+    const char *bytes;
+    char why[256] = "";
+    size_t n;
+
+    (void)state;
+    assert_int_equal(vocab_file_load(&file, VOCAB_FILE_QWEN2, 0), 0);
+    assert_int_equal(file.source.n_tokens, FIRST);
+    memcpy(tokens, file.source.tokens, FIRST * sizeof *tokens);
+    memcpy(types, file.source.types, FIRST * sizeof *types);
+    for (size_t i = FIRST; i < N_ROWS; i++) {
+        if (i >= N_TOKENS)
+            snprintf(padding[i - N_TOKENS], sizeof padding[0], "[PAD%zu]", i);
+        const char *s = i < N_TOKENS ? added[i - FIRST] : padding[i - N_TOKENS];
+        tokens[i] = (struct text_span){s, strlen(s)};
+        types[i] = i < NOT_SPECIAL ? TEXT_TOKEN_CONTROL
+                   : i < N_TOKENS  ? TEXT_TOKEN_USER_DEFINED
+                                   : TEXT_TOKEN_UNUSED;
+    }
+    file.source.tokens = tokens;
+    file.source.types = types;
+    file.source.n_tokens = N_ROWS;
+    assert_int_equal(text_tokenizer_new(&t, &file.source, why, sizeof why), 0);
+    assert_int_equal(text_n_vocab(t), N_TOKENS);
+
+    char text[512] = "";
+    uint32_t ids[512];
+    for (size_t i = 0; i < N_ADDED; i++)
+        strcat(text, added[i]);
+    assert_int_equal(text_encode(t, text, strlen(text), true, ids, 512, &n), 0);
+    assert_int_equal(n, N_ADDED);
+    for (uint32_t i = 0; i < N_ADDED; i++) {
+        assert_int_equal(ids[i], FIRST + i);
+        assert_int_equal(text_is_control(t, ids[i]), ids[i] < NOT_SPECIAL);
+        assert_true(text_is_special(t, ids[i]));
+        assert_false(text_is_eos(t, ids[i]));
+    }
+    char *shown; /* control tokens are left out, and no others */
+    assert_int_equal(text_decode(t, ids, N_ADDED, false, &shown, &n), 0);
+    assert_string_equal(shown, strstr(text, "<tool_call>"));
+    free(shown);
+    assert_int_equal(text_encode(t, text, strlen(text), false, ids, 512, &n), 0);
+    for (size_t i = 0; i < n; i++)
+        assert_false(text_is_special(t, ids[i]));
+    for (uint32_t id = N_TOKENS; id < N_ROWS; id++)
+        assert_int_equal(text_token_bytes(t, id, &bytes, &n), -EINVAL);
+    assert_int_equal(text_encode(t, "[PAD151665]", 11, true, ids, 512, &n), 0);
+    assert_true(n > 1);
+
+    text_tokenizer_free(t);
+    vocab_file_done(&file);
+    free(tokens);
+    free(types);
+}
+
 static void limits(void **state)
 {
     uint32_t ids[4] = {7, 7, 7, 7};
@@ -269,10 +341,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_ids),      cmocka_unit_test(reference_values),
-        cmocka_unit_test(special_tokens),  cmocka_unit_test(limits),
-        cmocka_unit_test(utf8_is_checked), cmocka_unit_test(every_code_point),
-        cmocka_unit_test(long_pieces),
+        cmocka_unit_test(golden_ids),       cmocka_unit_test(reference_values),
+        cmocka_unit_test(special_tokens),   cmocka_unit_test(qwen2_5),
+        cmocka_unit_test(limits),           cmocka_unit_test(utf8_is_checked),
+        cmocka_unit_test(every_code_point), cmocka_unit_test(long_pieces),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
