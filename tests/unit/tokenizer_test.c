@@ -315,7 +315,7 @@ static void long_pieces(void **state)
         while (n < SIZE) {
             random = random * 6364136223846793005u + 1442695040888963407u;
             uint32_t r = (uint32_t)(random >> 33);
-            uint32_t cp = kind == 0 ? r % 0x80 : kind == 1 ? 'a' + r % 2 : r % 0x110000;
+            uint32_t cp = kind == 0 ? r % 0x100 : kind == 1 ? 'a' + r % 2 : r % 0x110000;
             if (cp < 0xD800 || cp > 0xDFFF)
                 n += unicode_encode(cp, text + n);
         }
