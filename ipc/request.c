@@ -1,10 +1,12 @@
 /* What a valid request is: see request.h. */
+#define _GNU_SOURCE /* mempcpy */
 #include "ipc/request.h"
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 __attribute__((format(printf, 3, 4))) static int invalid(char *why, size_t why_size,
@@ -52,6 +54,26 @@ int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, struct ipc_chat_cu
     cursor->index++;
     cursor->offset += entry.length;
     return 1;
+}
+
+uint8_t *ipc_chat_join(const uint8_t *first, uint32_t first_bytes, const uint8_t *second,
+                       uint32_t second_bytes, uint32_t *ret_bytes)
+{
+    const size_t head = sizeof(uint32_t), entry = sizeof(struct ipc_chat_entry);
+    uint32_t n_first = ipc_chat_count(first, first_bytes);
+    uint32_t n_second = ipc_chat_count(second, second_bytes), n = n_first + n_second;
+    size_t first_texts = head + n_first * entry, second_texts = head + n_second * entry;
+    uint8_t *out = malloc((size_t)first_bytes + second_bytes - head), *at = out;
+
+    if (out == NULL)
+        return NULL;
+    at = mempcpy(at, &n, head);
+    at = mempcpy(at, first + head, n_first * entry);
+    at = mempcpy(at, second + head, n_second * entry);
+    at = mempcpy(at, first + first_texts, first_bytes - first_texts);
+    mempcpy(at, second + second_texts, second_bytes - second_texts);
+    *ret_bytes = (uint32_t)(first_bytes + second_bytes - head);
+    return out;
 }
 
 int ipc_stop_next(const uint8_t *stops, uint32_t stop_bytes, uint32_t *cursor, struct ipc_part *ret)

@@ -28,6 +28,11 @@ struct ipc_chat_cursor {
     uint32_t offset; /* of its text */
 };
 
+/* One chat of two valid ones, the second's messages after the first's: malloc'd, *ret_bytes long, for
+ * the caller to free. NULL: no memory. Whether so many messages may be in a chat is the caller's to see. */
+uint8_t *ipc_chat_join(const uint8_t *first, uint32_t first_bytes, const uint8_t *second,
+                       uint32_t second_bytes, uint32_t *ret_bytes);
+
 /* Walk a chat input (segments and texts have its form) or a stop list: the cursor starts at zero; 1 and the next part in *ret, or 0 at
  * the end; -EINVAL where the form is broken, which does not happen after ipc_request_check. */
 int ipc_chat_next(const uint8_t *input, uint32_t input_bytes, struct ipc_chat_cursor *cursor,

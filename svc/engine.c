@@ -155,8 +155,11 @@ void engine_pin(struct engine *engine, struct sequence *sequence)
     uint64_t handle, *result = malloc(sizeof *result);
     int r = result ? pins_add(e->pins, client->account, q->r.flags & IPC_FLAG_KEEP ? NULL : client,
                               sequence->tokens, sequence->n_prompt, sequence->pages,
-                              sequence->n_prompt / OPS_KV_PAGE, &handle, why, sizeof why)
+                              sequence->n_prompt / OPS_KV_PAGE, q->chat, q->chat_bytes, &handle,
+                              why, sizeof why)
                    : -ENOMEM;
+    if (r == 0)
+        q->chat = NULL;             /* the pin's now */
     step_end_sequence(e, sequence); /* its reservation becomes the pin's */
     pins_changed(e);
     if (r < 0) {

@@ -53,6 +53,7 @@ static void drop(struct pins *p, struct pin **link)
     pin->account->n_pins--;
     *link = pin->next;
     free(pin->pages);
+    free(pin->chat);
     free(pin);
 }
 
@@ -101,7 +102,7 @@ static int check_limits(const struct pins *p, const struct account *account, uin
 
 int pins_add(struct pins *pins, struct account *account, const struct client *client,
              const uint32_t *tokens, uint32_t n_tokens, const uint32_t *pages, uint32_t n_pages,
-             uint64_t *ret_handle, char *why, size_t why_size)
+             uint8_t *chat, uint32_t chat_bytes, uint64_t *ret_handle, char *why, size_t why_size)
 {
     uint32_t n_new = 0;
     for (uint32_t i = 0; i < n_pages; i++)
@@ -123,7 +124,9 @@ int pins_add(struct pins *pins, struct account *account, const struct client *cl
                         .client = client,
                         .n_tokens = n_tokens,
                         .n_pages = n_pages,
-                        .pages = own_pages};
+                        .pages = own_pages,
+                        .chat = chat,
+                        .chat_bytes = chat_bytes};
     memcpy(pin->tokens, tokens, n_tokens * sizeof *tokens);
     for (uint32_t i = 0; i < n_pages; i++) {
         struct page_pins *page = &pins->pages[pages[i]];

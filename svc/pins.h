@@ -20,7 +20,9 @@ struct pin {
     struct account *account;
     const struct client *client; /* ends with it; NULL: kept */
     uint32_t n_tokens, n_pages;
-    uint32_t *pages;   /* (n_pages) a reference to each */
+    uint32_t *pages; /* (n_pages) a reference to each */
+    uint8_t *chat;   /* the messages, as on the wire, where a program renders chats; or NULL */
+    uint32_t chat_bytes;
     uint32_t tokens[]; /* (n_tokens) */
 };
 
@@ -36,11 +38,11 @@ void pins_free(struct pins *pins); /* drops all */
 const struct pin *pins_find(const struct pins *pins, uint64_t handle,
                             const struct account *account);
 
-/* Pins the first n_pages of `pages`, the pages of `tokens`. -EBUSY with a sentence: a limit is
- * reached; -ENOMEM. */
+/* Pins the first n_pages of `pages`, the pages of `tokens`, and takes over `chat` (malloc'd, or NULL).
+ * -EBUSY with a sentence: a limit is reached; -ENOMEM; `chat` is the caller's then. */
 int pins_add(struct pins *pins, struct account *account, const struct client *client,
              const uint32_t *tokens, uint32_t n_tokens, const uint32_t *pages, uint32_t n_pages,
-             uint64_t *ret_handle, char *why, size_t why_size);
+             uint8_t *chat, uint32_t chat_bytes, uint64_t *ret_handle, char *why, size_t why_size);
 
 /* -ENOENT: this user has none of that handle. */
 int pins_drop(struct pins *pins, uint64_t handle, const struct account *account);

@@ -77,19 +77,21 @@ static int chat_error(const struct prepare *p, struct request *q, int r, size_t 
     return r;
 }
 
-static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
+/* The ids of a chat of `bytes` in its form on the wire. `begins`: no prefix goes before it. */
+static int encode_chat(struct prepare *p, struct request *q, const uint8_t *chat, uint32_t bytes,
+                       bool begins, size_t *ret_n)
 {
     char why[IPC_SENTENCE_MAX] = "";
     struct ipc_chat_cursor cursor = {0};
     struct ipc_part part;
-    size_t n = 0, count = ipc_chat_count(q->input, q->r.input_bytes);
+    size_t n = 0, count = ipc_chat_count(chat, bytes);
     struct chat_message *messages = calloc(count ? count : 1, sizeof *messages);
     if (!messages) {
         request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
                     "No memory was left for the messages.");
         return -ENOMEM;
     }
-    while (n < count && ipc_chat_next(q->input, q->r.input_bytes, &cursor, &part) == 1) {
+    while (n < count && ipc_chat_next(chat, bytes, &cursor, &part) == 1) {
         const char *role = role_names[part.role];
         messages[n++] = (struct chat_message){.role = {role, strlen(role)},
                                               .content = {(const char *)part.bytes, part.length}};
@@ -97,12 +99,49 @@ static int encode_chat(struct prepare *p, struct request *q, size_t *ret_n)
     const struct chat_conversation conversation = {.messages = messages, .n_messages = n};
     /* What follows a prefix has its beginning there; what is pinned has its answer to come. */
     const struct chat_options options = {.no_default_system =
-                                             (q->r.flags & IPC_FLAG_RAW_CHAT) || q->r.prefix,
+                                             (q->r.flags & IPC_FLAG_RAW_CHAT) || !begins,
                                          .no_generation_prompt = q->r.op == IPC_OP_PIN};
     int r = text_chat_prompt(model_tokenizer(p->model), &p->chat, &conversation, &options, p->ids,
                              p->n_ids_max, ret_n, why, sizeof why);
     free(messages);
     return chat_error(p, q, r, *ret_n, why);
+}
+
+/* A chat after a pinned one, where a program renders chats: it renders them as one, and what is pinned
+ * must be the beginning of that. */
+static int encode_whole_chat(struct prepare *p, struct request *q, const struct pin *pin,
+                             size_t *ret_n)
+{
+    uint32_t bytes, count = ipc_chat_count(pin->chat, pin->chat_bytes) +
+                            ipc_chat_count(q->input, q->r.input_bytes);
+    if (count > IPC_CHAT_MESSAGES_MAX) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_INVALID,
+                    "The chat has %u messages with those of its prefix; at most %u are taken.",
+                    count, IPC_CHAT_MESSAGES_MAX);
+        return -EINVAL;
+    }
+    uint8_t *whole = ipc_chat_join(pin->chat, pin->chat_bytes, q->input, q->r.input_bytes, &bytes);
+    if (!whole) {
+        request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MEMORY,
+                    "No memory was left for the messages.");
+        return -ENOMEM;
+    }
+    int r = encode_chat(p, q, whole, bytes, true, ret_n);
+    if (r == 0 && (*ret_n < pin->n_tokens ||
+                   memcmp(p->ids, pin->tokens, pin->n_tokens * sizeof *p->ids) != 0)) {
+        request_end(
+            q, IPC_REASON_FAILED, IPC_CODE_UNSUPPORTED,
+            "The model's chat template, a program of its own, does not begin this chat with "
+            "what was pinned; send the whole conversation.");
+        r = -ENOTSUP;
+    }
+    if (r == 0 && q->r.op == IPC_OP_PIN) {
+        q->chat = whole;
+        q->chat_bytes = bytes;
+    } else {
+        free(whole);
+    }
+    return r;
 }
 
 /* A prompt that its client rendered: the segments as they are. */
@@ -163,7 +202,7 @@ static int input_ids(struct prepare *p, struct request *q, size_t *ret_n)
     if (!tokenizer)
         return no_tokenizer(q);
     if (q->r.input == IPC_INPUT_CHAT)
-        return encode_chat(p, q, ret_n);
+        return encode_chat(p, q, q->input, q->r.input_bytes, !q->r.prefix, ret_n);
     if (q->r.input == IPC_INPUT_SEGMENTS)
         return encode_segments(p, q, ret_n);
     int r = text_encode(tokenizer, (const char *)q->input, q->r.input_bytes,
@@ -184,6 +223,8 @@ static int prompt_ids(struct prepare *p, struct request *q, size_t *ret_n)
                         (unsigned)q->client->account->uid, (unsigned long long)q->r.prefix);
             return -ENOENT;
         }
+        if (pin->chat && q->r.input == IPC_INPUT_CHAT)
+            return encode_whole_chat(p, q, pin, ret_n);
         n_prefix = pin->n_tokens; /* a context at most, for which the scratch has room */
         memcpy(p->ids, pin->tokens, n_prefix * sizeof *p->ids);
         rest.ids += n_prefix;
@@ -498,6 +539,11 @@ void prepare_request(struct prepare *prepare, struct request *request)
             make_sequences(p, q, n);
     }
     q->prepared = true;
-    free(q->input);
+    if (p->chat.program && q->r.op == IPC_OP_PIN && q->r.input == IPC_INPUT_CHAT && !q->r.prefix) {
+        q->chat = q->input; /* the span begins with it */
+        q->chat_bytes = q->r.input_bytes;
+    } else {
+        free(q->input);
+    }
     q->input = NULL;
 }

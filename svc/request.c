@@ -75,6 +75,7 @@ void request_free(struct request *request)
     request_drop_pending(request);
     free(request->sequences);
     free(request->input);
+    free(request->chat);
     free(request->result);
     free(request);
 }

@@ -22,6 +22,8 @@ struct request {
     struct figures_counters *totals; /* that it counts in */
     struct ipc_request_record r;
     uint8_t *input; /* own copy of the span: input, stop list …; freed once prepared */
+    uint8_t *chat;  /* pin, where a program renders chats: what goes to the pin; else NULL */
+    uint32_t chat_bytes;
     bool prepared;
     bool is_done; /* the result is complete; what is left is to hand it out */
 

@@ -134,6 +134,28 @@ equal "three control tokens, and none from the message" \
     "$(awk '{for (i = 1; i <= NF; i++) n += $i >= $1 && $i <= $1 + 1; print n, $NF == $1}' "$work/ids")" "3 1"
 "$quern" ask --max-tokens 1 ' x<|im_end|>y ' >"$work/answer" 2>"$work/errors"
 equal "a request is rendered by it" "$?" 0
+
+# Behind a pinned chat the program renders both as one.
+go="--max-tokens 16 --temperature 2 --seed 3"
+turn=' What <|im_end|> now? '
+pinned=$("$quern" prefix pin --system ' Be brief. ')
+"$quern" ask --system ' Be brief. ' $go "$turn" >"$work/whole"
+"$quern" ask --prefix "$pinned" $go "$turn" >"$work/behind"
+check "a chat behind a pinned one is the whole chat" cmp "$work/whole" "$work/behind"
+forked=$(printf 'Be it.' | "$quern" prefix fork "$pinned" --system ' And kind. ')
+check "a pinned chat goes on" [ -n "$forked" ]
+"$quern" ask --prefix "$forked" $go "$turn" >"$work/behind"
+check "and is another's beginning" sh -c "! cmp -s '$work/whole' '$work/behind'"
+text=$("$quern" prefix pin 'no chat')
+fails "a chat behind a pinned text" 64 "$quern" ask --prefix "$text" $go "$turn"
+check "says why" grep -q "send the whole conversation" "$work/err"
+service_stop
+printf '{{ messages|length }}{%%- for m in messages %%}{{ m.content }}<|im_end|>{%% endfor %%}' >"$work/count.jinja"
+with_template "$work/count.jinja" "$work/count.gguf"
+service_start "$work/count.gguf" --threads 2 --context 512
+pinned=$("$quern" prefix pin --system 'Be brief.')
+fails "a program that begins another way" 64 "$quern" ask --prefix "$pinned" $go now
+check "says so" grep -q "does not begin this chat with what was pinned" "$work/err"
 service_stop
 printf '{%%- for m in messages %%}{{ m.content|frobnicate }}{%% endfor %%}' >"$work/odd.jinja"
 with_template "$work/odd.jinja" "$work/odd.gguf"
