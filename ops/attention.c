@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,7 @@ struct ops_attention {
     /* The running batch. */
     const struct ops_attention_kernels *kernels;
     const struct ops_attention_span *spans;
-    size_t n_spans, q_stride, kv_stride, out_stride;
+    size_t n_spans, n_tasks, q_stride, kv_stride, out_stride;
 };
 
 /* ---- sizes --------------------------------------------------------------------------------- */
@@ -129,6 +130,7 @@ static void lay_out(struct ops_attention *a, struct region *region)
             .q = region_take(region, rows * head_dim, sizeof(float)),
             .scores = region_take(region, rows * OPS_ATTENTION_BLOCK, sizeof(float)),
             .lanes = region_take(region, rows * 16, sizeof(float)),
+            .shrink = region_take(region, rows * 16, sizeof(float)),
             .keys = region_take(region, OPS_ATTENTION_BLOCK * head_dim, sizeof(float)),
             .values = region_take(region, OPS_ATTENTION_BLOCK * head_dim, sizeof(float)),
             .scales = region_take(region, OPS_ATTENTION_BLOCK * head_dim / 32, sizeof(float)),
@@ -281,9 +283,27 @@ static void fold_rows(const struct ops_attention *a, struct ops_attention_scratc
                          &s->all_max[r], &s->all_sum[r], s->all_out + r * head_dim);
 }
 
-/* All splits of a tile, on one thread. */
+/* What a thread reads next: the pages of a block, for one KV head. */
+struct pages {
+    const uint8_t *heads[OPS_ATTENTION_BLOCK_PAGES];
+};
+
+static struct pages pages_at(const struct ops_attention *a, const struct ops_attention_span *span,
+                             uint32_t position, uint32_t kv_head)
+{
+    const uint32_t last = (span->first_position + span->n_tokens - 1) / OPS_KV_PAGE;
+    uint32_t page = position / OPS_KV_PAGE;
+    struct pages pages;
+
+    for (size_t i = 0; i < OPS_ATTENTION_BLOCK_PAGES; i++, page += page < last)
+        pages.heads[i] = span->pages[page] + kv_head * a->page_head_bytes;
+    return pages;
+}
+
+/* All splits of a tile, on one thread. `next`: what this thread will probably read afterwards. */
 static void run_tile(const struct ops_attention *a, const struct ops_attention_span *span,
-                     uint32_t token, uint32_t n_tokens, uint32_t kv_head, unsigned thread)
+                     uint32_t token, uint32_t n_tokens, uint32_t kv_head, const struct pages *next,
+                     unsigned thread)
 {
     const struct ops_attention_tile tile = tile_at(a, span, token, n_tokens, kv_head, thread);
     const uint32_t head_dim = a->shape.head_dim, past_last = tile.first_position + n_tokens;
@@ -291,9 +311,12 @@ static void run_tile(const struct ops_attention *a, const struct ops_attention_s
 
     for (uint32_t begin = 0; begin < past_last; begin += OPS_ATTENTION_SPLIT) {
         const uint32_t first_token = begin > tile.first_position ? begin - tile.first_position : 0;
-        a->kernels->split(&tile, begin);
+        const bool is_last = past_last - begin <= OPS_ATTENTION_SPLIT;
+        const struct pages more =
+            is_last ? *next : pages_at(a, span, begin + OPS_ATTENTION_SPLIT, kv_head);
+        a->kernels->split(&tile, begin, more.heads);
         fold_rows(a, s, first_token * a->group, n_tokens * a->group, begin == 0);
-        if (past_last - begin <= OPS_ATTENTION_SPLIT)
+        if (is_last)
             break;
     }
     for (uint32_t r = 0; r < n_tokens * a->group; r++) {
@@ -327,7 +350,8 @@ static void merge_splits(const struct ops_attention *a, const struct ops_attenti
 
 /* One split of a span of one token. */
 static void run_split(const struct ops_attention *a, const struct ops_attention_span *span,
-                      const struct plan *plan, uint32_t index, uint32_t kv_head, unsigned thread)
+                      const struct plan *plan, uint32_t index, uint32_t kv_head,
+                      const struct pages *next, unsigned thread)
 {
     const struct ops_attention_tile tile = tile_at(a, span, 0, 1, kv_head, thread);
     const struct ops_attention_scratch *s = tile.scratch;
@@ -335,7 +359,7 @@ static void run_split(const struct ops_attention *a, const struct ops_attention_
     const size_t len = result_len(head_dim);
     float *result = plan->results + ((size_t)kv_head * plan->n_splits + index) * a->group * len;
 
-    a->kernels->split(&tile, index * OPS_ATTENTION_SPLIT);
+    a->kernels->split(&tile, index * OPS_ATTENTION_SPLIT, next->heads);
     for (uint32_t g = 0; g < a->group; g++, result += len) {
         result[0] = s->max[g];
         result[1] = s->sum[g];
@@ -346,23 +370,54 @@ static void run_split(const struct ops_attention *a, const struct ops_attention_
         merge_splits(a, span, plan, kv_head, thread);
 }
 
-static void run_task(const struct ops_attention *a, const struct ops_attention_span *span,
-                     const struct plan *plan, size_t task, unsigned thread)
+/* What a task of a span stands for. */
+static uint32_t task_kv_head(const struct ops_attention *a, const struct plan *plan, size_t task)
 {
-    const uint32_t kv_head = (uint32_t)(task % a->shape.n_kv_heads);
-    const uint32_t index = (uint32_t)(task / a->shape.n_kv_heads);
+    return (uint32_t)((task - plan->first_task) % a->shape.n_kv_heads);
+}
+static uint32_t task_index(const struct ops_attention *a, const struct plan *plan, size_t task)
+{
+    return (uint32_t)((task - plan->first_task) / a->shape.n_kv_heads);
+}
+
+/* The span that a task belongs to, which is `s` or a later one. */
+static size_t span_of(const struct ops_attention *a, size_t s, size_t task)
+{
+    while (s + 1 < a->n_spans && a->plans[s + 1].first_task <= task)
+        s++;
+    return s;
+}
+
+/* What a task, of span `s` or a later one, reads first. */
+static struct pages task_pages(const struct ops_attention *a, size_t s, size_t task)
+{
+    const struct plan *plan = &a->plans[s = span_of(a, s, task)];
+    uint32_t split = 0;
+
+    if (plan->n_splits > 1)
+        split = plan->n_splits - 1 - task_index(a, plan, task);
+    return pages_at(a, &a->spans[s], split * OPS_ATTENTION_SPLIT, task_kv_head(a, plan, task));
+}
+
+/* `next`: what this thread will probably read afterwards. */
+static void run_task(const struct ops_attention *a, size_t s, size_t task, const struct pages *next,
+                     unsigned thread)
+{
+    const struct ops_attention_span *span = &a->spans[s];
+    const struct plan *plan = &a->plans[s];
+    const uint32_t kv_head = task_kv_head(a, plan, task), index = task_index(a, plan, task);
 
     if (span->n_tokens == 1 && index == 0) {
         /* The one split that reads the new position is the last, which is handed out first. */
         store_head(a, span, 0, kv_head);
     }
     if (plan->n_splits > 1) {
-        run_split(a, span, plan, plan->n_splits - 1 - index, kv_head, thread);
+        run_split(a, span, plan, plan->n_splits - 1 - index, kv_head, next, thread);
     } else {
         /* Later tiles see more positions: longest first, so that threads end together. */
         const uint32_t token = (plan->n_tiles - 1 - index) * plan->tile_tokens;
         const uint32_t left = span->n_tokens - token;
-        run_tile(a, span, token, left < plan->tile_tokens ? left : plan->tile_tokens, kv_head,
+        run_tile(a, span, token, left < plan->tile_tokens ? left : plan->tile_tokens, kv_head, next,
                  thread);
     }
 }
@@ -381,9 +436,11 @@ static void run_tasks(void *arg, size_t begin, size_t end, unsigned thread)
             more = middle;
     }
     for (size_t i = begin; i < end; i++) {
-        while (s + 1 < a->n_spans && a->plans[s + 1].first_task <= i)
-            s++;
-        run_task(a, &a->spans[s], &a->plans[s], i - a->plans[s].first_task, thread);
+        /* Short runs of tasks go to the threads in turn; after the last nothing new is fetched. */
+        const size_t after = i + 1 < end ? i + 1 : i + a->n_threads;
+        s = span_of(a, s, i);
+        const struct pages next = task_pages(a, s, after < a->n_tasks ? after : i);
+        run_task(a, s, i, &next, thread);
     }
 }
 
@@ -444,8 +501,8 @@ void ops_attention_run(struct ops_pool *pool, struct ops_attention *attention,
     a->q_stride = q_stride;
     a->kv_stride = kv_stride;
     a->out_stride = out_stride;
-    const size_t n_tasks = make_plans(a, &n_store);
+    a->n_tasks = make_plans(a, &n_store);
     if (n_store)
         ops_pool_run(pool, n_store, STORE_GRAIN, store_tokens, a);
-    ops_pool_run(pool, n_tasks, 1, run_tasks, a);
+    ops_pool_run(pool, a->n_tasks, 1, run_tasks, a);
 }

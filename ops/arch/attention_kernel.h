@@ -11,29 +11,34 @@
 #include "ops/arch/exp.h"
 #include "ops/arch/half.h"
 
+#include <stdbool.h>
+
 /* Register tiles: rows × vectors of 16. AVX-512 has 32 registers and wants 8 chains or more; AVX2
  * has 16 of half the width; plain C has none to fill. */
 #if defined(__AVX512F__)
-#define NARROW_ROWS 8
-#define NARROW_VECS 2
-#define WIDE_ROWS   6
-#define WIDE_VECS   4
+#define NARROW_ROWS  8
+#define NARROW_VECS  2
+#define WIDE_ROWS    6
+#define WIDE_VECS    4
+#define SOFTMAX_ROWS 4
 #elif defined(__AVX2__)
-#define NARROW_ROWS 6
-#define NARROW_VECS 1
-#define WIDE_ROWS   6
-#define WIDE_VECS   1
+#define NARROW_ROWS  6
+#define NARROW_VECS  1
+#define WIDE_ROWS    6
+#define WIDE_VECS    1
+#define SOFTMAX_ROWS 2
 #else
-#define NARROW_ROWS 1
-#define NARROW_VECS 1
-#define WIDE_ROWS   1
-#define WIDE_VECS   1
+#define NARROW_ROWS  1
+#define NARROW_VECS  1
+#define WIDE_ROWS    1
+#define WIDE_VECS    1
+#define SOFTMAX_ROWS 1
 #endif
 
 #define BLOCK       OPS_ATTENTION_BLOCK
 #define PAGE_VECS   (OPS_KV_PAGE / 16)
 #define LANES       32 /* positions or dimensions that lie side by side: a line of float16 */
-#define BLOCK_PAGES (BLOCK / OPS_KV_PAGE)
+#define BLOCK_PAGES OPS_ATTENTION_BLOCK_PAGES
 #define SCALE_LEN   32 /* values that share a scale of Q8_0 */
 
 OPS_INLINE size_t element_bytes(const enum ops_kv_type type)
@@ -67,40 +72,24 @@ OPS_INLINE vec_f32 load_elements(const enum ops_kv_type type, const uint8_t *bas
     return vf_load_i8((const int8_t *)base + i);
 }
 
-/* What the next half of a block's work reads (after the keys its values, after the values the next
- * block's keys), fetched meanwhile into the L2 cache: two pages of 2 · head_dim rows of LANES, in
- * four runs at once. One run at a time would wait at the start of each 4 KiB for the processor's
- * own prefetcher to follow, and the L1 cache has too few fill buffers to cover the latency. */
-#define FETCH_RUNS 4
+/* A block is read in quarters: the keys of its two pages, then their values. What is read some
+ * quarters later (256 bytes for each dimension of a head, which the L1 cache holds beside what is
+ * worked on) is fetched meanwhile into that cache, row by row in the order in which it will be read, so
+ * that the processor's own prefetcher runs ahead of it. */
+#define QUARTERS (2 * BLOCK_PAGES)
 
-struct fetch {
-    const uint8_t *runs[FETCH_RUNS];
-};
-
-OPS_INLINE struct fetch fetch_of(const enum ops_kv_type type, uint32_t head_dim,
-                                 const uint8_t *page0, const uint8_t *page1)
+OPS_INLINE uint32_t quarters_ahead(const enum ops_kv_type type)
 {
-    const size_t half = (size_t)head_dim * LANES * element_bytes(type);
-
-    return (struct fetch){{page0, page0 + half, page1, page1 + half}};
+    return QUARTERS / (uint32_t)element_bytes(type);
 }
 
-/* After n rows of work. */
-OPS_INLINE struct fetch fetch_after(const enum ops_kv_type type, struct fetch fetch, size_t n)
+OPS_INLINE void fetch_row(const enum ops_kv_type type, const uint8_t *fetch, size_t i)
 {
-    for (int i = 0; i < FETCH_RUNS; i++)
-        fetch.runs[i] += n / FETCH_RUNS * LANES * element_bytes(type);
-    return fetch;
-}
+    const uint8_t *row = fetch + i * LANES * element_bytes(type);
 
-/* With row i of the work. */
-OPS_INLINE void fetch_row(const enum ops_kv_type type, const struct fetch *fetch, size_t i)
-{
-    const uint8_t *row = fetch->runs[i % FETCH_RUNS] + i / FETCH_RUNS * LANES * element_bytes(type);
-
-    __builtin_prefetch(row, 0, 2);
+    __builtin_prefetch(row);
     if (type == OPS_KV_F32)
-        __builtin_prefetch(row + 64, 0, 2);
+        __builtin_prefetch(row + 64);
 }
 
 /* ---- scores: s[r][j * 16 + lane] = Σ q[r][d] key[d][lane], d ascending --------------------- */
@@ -110,7 +99,7 @@ struct scores_job {
     const uint8_t *keys;    /* at the first position: (…, head_dim, LANES) */
     const uint16_t *scales; /* Q8_0: of the first position of `keys` */
     float *scores;          /* row stride BLOCK */
-    struct fetch fetch;
+    const uint8_t *fetch;   /* as `keys`, some quarters later */
     uint32_t head_dim;
 };
 
@@ -145,7 +134,7 @@ OPS_INLINE void scores_tile(const enum ops_kv_type type, const int rows, const i
                     key[j] = vf_mul(key[j], scale[j]);
             }
             if (fetch)
-                fetch_row(type, &job->fetch, d);
+                fetch_row(type, job->fetch, d);
             OPS_UNROLL
             for (int r = 0; r < rows; r++) {
                 const vec_f32 a = vf_set1(q[r * head_dim + d]);
@@ -169,8 +158,9 @@ struct values_job {
     const float *p;        /* (rows, BLOCK), at the page's first position */
     const uint8_t *values; /* of a page, at the first dimension: (…, page, lanes) */
     const float *scales;   /* Q8_0: (page) of the tile's 32 dimensions */
+    const float *shrink;   /* (rows, 16 equal lanes): `out` is multiplied by it first; or NULL */
     float *out;            /* row stride head_dim, at the first dimension */
-    struct fetch fetch;
+    const uint8_t *fetch;  /* as `values`, some quarters later */
     uint32_t head_dim;
     uint32_t lanes;      /* LANES, or 16 where the last dimensions are half as many */
     uint32_t begin, end; /* positions of the page */
@@ -188,6 +178,14 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
         for (int j = 0; j < vecs; j++)
             acc[r][j] = vf_load(job->out + r * head_dim + 16 * j);
     }
+    if (job->shrink) {
+        OPS_UNROLL
+        for (int r = 0; r < rows; r++) {
+            OPS_UNROLL
+            for (int j = 0; j < vecs; j++)
+                acc[r][j] = vf_mul(acc[r][j], vf_load(job->shrink + 16 * r));
+        }
+    }
     for (size_t i = job->begin; i < job->end; i++) {
         vec_f32 value[WIDE_VECS > NARROW_VECS ? WIDE_VECS : NARROW_VECS];
         OPS_UNROLL
@@ -198,7 +196,7 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
                 value[j] = vf_mul(value[j], vf_set1(job->scales[i]));
         }
         if (fetch)
-            fetch_row(type, &job->fetch, i);
+            fetch_row(type, job->fetch, i);
         OPS_UNROLL
         for (int r = 0; r < rows; r++) {
             const vec_f32 a = vf_set1(job->p[r * BLOCK + i]);
@@ -293,7 +291,7 @@ OPS_INLINE void page_scores(scores_fn *fn, const enum ops_kv_type type, uint32_t
         job.keys += ((size_t)v / 2 * page->head_dim * LANES + v % 2 * 16) * bytes;
         job.scales += 16 * v;
         job.scores += 16 * v;
-        job.fetch = fetch_after(type, page->fetch, (size_t)v / 2 * page->head_dim);
+        job.fetch += (size_t)v / 2 * page->head_dim * LANES * bytes;
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
             fn(height, &job);
@@ -319,11 +317,13 @@ OPS_INLINE uint32_t page_values(values_fn *fn, const enum ops_kv_type type, uint
         job.lanes = (tile + 1) * LANES <= page->head_dim ? LANES : 16;
         job.scales += tile * BLOCK;
         job.out += dim;
-        job.fetch = fetch_after(type, page->fetch, tile * OPS_KV_PAGE);
+        job.fetch += tile * OPS_KV_PAGE * LANES * bytes;
         for (uint32_t left = rows, height; left; left -= height) {
             height = tile_rows(left, most_rows);
             fn(height, &job);
             job.p += (size_t)height * BLOCK;
+            if (job.shrink)
+                job.shrink += (size_t)height * 16;
             job.out += (size_t)height * page->head_dim;
         }
     }
@@ -348,53 +348,79 @@ OPS_INLINE float exp2_negative(float x)
     return lanes[0];
 }
 
-/* One row's step of the online softmax over a block, its first n_vecs vectors of scores: they become
- * powers, and what the row has summed so far is scaled to the new maximum. `first`: nothing is yet. */
-OPS_INLINE void softmax_vecs(float *scores, const uint32_t n_vecs, int first, uint32_t head_dim,
-                             float *max, float *lanes, float *out)
+/* A step of the online softmax over a block's first n_vecs vectors of scores for `rows` rows: the
+ * scores become powers, and `shrink` what the rows' outputs so far are to be multiplied by (16 equal
+ * lanes each): 1, which changes nothing, is multiplied too, as a branch would be guessed wrongly. */
+OPS_INLINE void softmax_tile(const int rows, uint32_t n_vecs, float *scores, float *max,
+                             float *shrink, float *lanes)
 {
-    vec_f32 top = vf_set1(-__builtin_inff()), sum = vf_zero();
+    vec_f32 top[SOFTMAX_ROWS], sum[SOFTMAX_ROWS];
 
-    for (uint32_t j = 0; j < n_vecs; j++)
-        top = vf_max(vf_load(scores + 16 * j), top);
-    const float block_max = vf_hmax(top);
-    const float new_max = first || block_max > *max ? block_max : *max;
-
-    if (first) {
-        for (uint32_t d = 0; d < head_dim; d += 16)
-            vf_store(out + d, vf_zero());
-    } else if (new_max == *max) {
-        sum = vf_load(lanes); /* 2^0 is 1, and nothing changes */
-    } else {
-        const vec_f32 shrink = vf_exp2_negative(vf_set1(*max - new_max));
-        sum = vf_mul(vf_load(lanes), shrink);
-        for (uint32_t d = 0; d < head_dim; d += 16)
-            vf_store(out + d, vf_mul(vf_load(out + d), shrink));
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++)
+        top[r] = vf_set1(-__builtin_inff());
+    for (uint32_t j = 0; j < n_vecs; j++) {
+        OPS_UNROLL
+        for (int r = 0; r < rows; r++)
+            top[r] = vf_max(vf_load(scores + r * BLOCK + 16 * j), top[r]);
+    }
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++) {
+        const float block_max = vf_hmax(top[r]);
+        const float new_max = block_max > max[r] ? block_max : max[r];
+        const vec_f32 factor = vf_exp2_negative(vf_set1(max[r] - new_max));
+        sum[r] = vf_mul(vf_load(lanes + 16 * r), factor);
+        vf_store(shrink + 16 * r, factor);
+        max[r] = new_max;
+        top[r] = vf_set1(new_max);
     }
     for (uint32_t j = 0; j < n_vecs; j++) {
-        const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(scores + 16 * j), vf_set1(new_max)));
-        vf_store(scores + 16 * j, p);
-        sum = vf_add(sum, p);
+        OPS_UNROLL
+        for (int r = 0; r < rows; r++) {
+            float *at = scores + r * BLOCK + 16 * j;
+            const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(at), top[r]));
+            vf_store(at, p);
+            sum[r] = vf_add(sum[r], p);
+        }
     }
-    vf_store(lanes, sum);
-    *max = new_max;
+    OPS_UNROLL
+    for (int r = 0; r < rows; r++)
+        vf_store(lanes + 16 * r, sum[r]);
 }
 
-/* The same for a block with n valid positions. */
-static void softmax_row(float *scores, uint32_t n, int first, uint32_t head_dim, float *max,
-                        float *lanes, float *out)
-{
-    const vec_f32 least = vf_set1(-__builtin_inff());
+#define SOFTMAX_CASE(rows)                                                                         \
+    case rows:                                                                                     \
+        softmax_tile(rows, n_vecs, scores, max, shrink, lanes);                                    \
+        break;
+#if SOFTMAX_ROWS == 4
+#define SOFTMAX_CASES SOFTMAX_CASE(1) SOFTMAX_CASE(2) SOFTMAX_CASE(3) SOFTMAX_CASE(4)
+#elif SOFTMAX_ROWS == 2
+#define SOFTMAX_CASES SOFTMAX_CASE(1) SOFTMAX_CASE(2)
+#else
+#define SOFTMAX_CASES SOFTMAX_CASE(1)
+#endif
 
-    if (n == BLOCK) {
-        softmax_vecs(scores, BLOCK / 16, first, head_dim, max, lanes, out);
-        return;
-    }
-    if (n % 16) {
-        float *last = scores + n / 16 * 16;
+/* The same for `rows` rows that see the block's first n positions. */
+static void softmax_rows(uint32_t rows, uint32_t n, float *scores, float *max, float *shrink,
+                         float *lanes)
+{
+    const uint32_t n_vecs = (n + 15) / 16;
+
+    for (uint32_t r = 0; n % 16 && r < rows; r++) {
+        float *last = scores + (size_t)r * BLOCK + n / 16 * 16;
+        const vec_f32 least = vf_set1(-__builtin_inff());
         vf_store(last, vf_select(lanes_below(n % 16), vf_load(last), least));
     }
-    softmax_vecs(scores, (n + 15) / 16, first, head_dim, max, lanes, out);
+    for (uint32_t height; rows; rows -= height) {
+        height = tile_rows(rows, SOFTMAX_ROWS);
+        switch (height) {
+            SOFTMAX_CASES
+        }
+        scores += (size_t)height * BLOCK;
+        max += height;
+        shrink += (size_t)height * 16;
+        lanes += (size_t)height * 16;
+    }
 }
 
 /* ---- one split ----------------------------------------------------------------------------- */
@@ -431,16 +457,19 @@ static struct block block_at(const struct ops_attention_tile *tile, uint32_t bas
     return block;
 }
 
-static void block_softmax(const struct ops_attention_tile *tile, const struct block *block,
-                          int first)
+static void block_softmax(const struct ops_attention_tile *tile, const struct block *block)
 {
     struct ops_attention_scratch *s = tile->scratch;
 
     for (uint32_t t = block->first_token; t < tile->n_tokens; t++) {
         const uint32_t n = positions_seen(tile, t, block->base);
-        for (uint32_t r = t * tile->group; r < (t + 1) * tile->group; r++)
-            softmax_row(s->scores + (size_t)r * BLOCK, n, first, tile->head_dim, &s->max[r],
-                        s->lanes + (size_t)r * 16, s->out + (size_t)r * tile->head_dim);
+        const uint32_t r = t * tile->group;
+        /* Whoever sees all of it is followed by tokens that do, too. */
+        const uint32_t end = n == BLOCK ? tile->n_tokens * tile->group : r + tile->group;
+        softmax_rows(end - r, n, s->scores + (size_t)r * BLOCK, s->max + r,
+                     s->shrink + (size_t)r * 16, s->lanes + (size_t)r * 16);
+        if (n == BLOCK)
+            break;
     }
 }
 
@@ -465,43 +494,58 @@ OPS_INLINE uint32_t page_part(uint32_t n, uint32_t page)
     return n <= before ? 0 : n - before < OPS_KV_PAGE ? n - before : OPS_KV_PAGE;
 }
 
-/* A tile of one token: B is converted in registers. `next`: the block after this one, or this. */
+/* Scales are few and lie apart from what they belong to: those of a whole block at once. */
+OPS_INLINE void fetch_scales(uint32_t head_dim, const uint8_t *const heads[BLOCK_PAGES])
+{
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++) {
+        const uint16_t *scales = key_scales_of(head_dim, heads[page]);
+        for (size_t i = 0; i < (size_t)2 * OPS_KV_PAGE * head_dim / SCALE_LEN; i += LANES)
+            __builtin_prefetch(scales + i);
+    }
+}
+
+/* A tile of one token: B is converted in registers. `next`: the pages of what is read after it. */
 OPS_INLINE void narrow_block(const enum ops_kv_type type, scores_fn *scores, values_fn *values,
                              values_fn *values_one, const struct ops_attention_tile *tile,
-                             const struct block *block, const struct block *next, int first)
+                             const struct block *block, const uint8_t *const next[BLOCK_PAGES])
 {
     const uint32_t head_dim = tile->head_dim;
     const uint32_t n_pages = (block->n_most - 1) / OPS_KV_PAGE + 1;
     struct ops_attention_scratch *s = tile->scratch;
-    const uint8_t *value_pages[BLOCK_PAGES];
-    struct fetch fetch;
+    const uint32_t ahead = quarters_ahead(type);
+    const uint8_t *quarters[2 * QUARTERS]; /* of this block and the next */
 
-    for (uint32_t page = 0; page < BLOCK_PAGES; page++)
-        value_pages[page] = values_of(type, head_dim, block->heads[page]);
-    fetch = fetch_of(type, head_dim, value_pages[0], value_pages[1]);
+    for (uint32_t page = 0; page < BLOCK_PAGES; page++) {
+        quarters[page] = block->heads[page];
+        quarters[BLOCK_PAGES + page] = values_of(type, head_dim, block->heads[page]);
+        quarters[QUARTERS + page] = next[page];
+        quarters[QUARTERS + BLOCK_PAGES + page] = values_of(type, head_dim, next[page]);
+    }
     for (uint32_t page = 0; page < n_pages; page++) {
         const struct scores_job job = {
             .q = s->q,
-            .keys = block->heads[page],
+            .keys = quarters[page],
             .scales = key_scales_of(head_dim, block->heads[page]),
             .scores = s->scores + (size_t)page * OPS_KV_PAGE,
-            .fetch = fetch_after(type, fetch, (size_t)page * 2 * head_dim),
+            .fetch = quarters[page + ahead],
             .head_dim = head_dim,
         };
         page_scores(scores, type, NARROW_VECS, NARROW_ROWS, tile->group,
                     (page_part(block->n_most, page) + 15) / 16, &job);
     }
-    block_softmax(tile, block, first);
+    if (type == OPS_KV_Q8_0)
+        fetch_scales(head_dim, next);
+    block_softmax(tile, block);
     if (type == OPS_KV_Q8_0)
         load_value_scales(head_dim, block, s->scales);
-    fetch = fetch_of(type, head_dim, next->heads[0], next->heads[1]);
     for (uint32_t page = 0; page < n_pages; page++) {
         const struct values_job job = {
             .p = s->scores + (size_t)page * OPS_KV_PAGE,
-            .values = value_pages[page],
+            .values = quarters[BLOCK_PAGES + page],
             .scales = s->scales + (size_t)page * OPS_KV_PAGE,
+            .shrink = page == 0 ? s->shrink : NULL,
             .out = s->out,
-            .fetch = fetch_after(type, fetch, (size_t)page * 2 * head_dim),
+            .fetch = quarters[BLOCK_PAGES + page + ahead],
             .head_dim = head_dim,
             .end = page_part(block->n_most, page),
         };
@@ -578,14 +622,16 @@ static void wide_values(const struct ops_attention_tile *tile, const struct floa
     for (uint32_t page = begin / OPS_KV_PAGE; page * OPS_KV_PAGE < end; page++) {
         const uint32_t before = page * OPS_KV_PAGE;
         const uint8_t *values = (const uint8_t *)f->values[page];
-        const struct values_job job = {.p = s->scores + (size_t)row * BLOCK + before,
-                                       .values = values,
-                                       .scales = s->scales,
-                                       .fetch = fetch_of(OPS_KV_F32, 0, values, values),
-                                       .out = s->out + (size_t)row * tile->head_dim,
-                                       .head_dim = tile->head_dim,
-                                       .begin = begin > before ? begin - before : 0,
-                                       .end = page_part(end, page)};
+        const struct values_job job = {
+            .p = s->scores + (size_t)row * BLOCK + before,
+            .values = values,
+            .scales = s->scales,
+            .shrink = begin == 0 && page == 0 ? s->shrink + (size_t)row * 16 : NULL,
+            .fetch = values,
+            .out = s->out + (size_t)row * tile->head_dim,
+            .head_dim = tile->head_dim,
+            .begin = begin > before ? begin - before : 0,
+            .end = page_part(end, page)};
         const uint32_t most = vecs == WIDE_VECS ? WIDE_ROWS : NARROW_ROWS;
         uint32_t done = page_values(fn, OPS_KV_F32, vecs, most, rows, 0, &job);
         done = page_values(values_f32, OPS_KV_F32, NARROW_VECS, NARROW_ROWS, rows, done, &job);
@@ -595,7 +641,7 @@ static void wide_values(const struct ops_attention_tile *tile, const struct floa
 
 /* A tile of several tokens: rows of all heads and tokens go through wide tiles together, up to
  * where the first token's sight ends; each token then adds the few positions it sees beyond. */
-static void wide_block(const struct ops_attention_tile *tile, const struct block *block, int first)
+static void wide_block(const struct ops_attention_tile *tile, const struct block *block)
 {
     const uint32_t head_dim = tile->head_dim, group = tile->group;
     const uint32_t begin = block->first_token * group, rows = tile->n_tokens * group - begin;
@@ -603,50 +649,56 @@ static void wide_block(const struct ops_attention_tile *tile, const struct block
     const struct floats f = block_floats(tile, block);
 
     for (uint32_t page = 0; page * OPS_KV_PAGE < block->n_most; page++) {
-        const struct scores_job job = {
-            .q = s->q + (size_t)begin * head_dim,
-            .keys = (const uint8_t *)f.keys[page],
-            .scales = key_scales_of(head_dim, block->heads[page]),
-            .scores = s->scores + (size_t)begin * BLOCK + (size_t)page * OPS_KV_PAGE,
-            .fetch = fetch_of(OPS_KV_F32, 0, block->heads[0], block->heads[0]),
-            .head_dim = head_dim};
+        const struct scores_job job = {.q = s->q + (size_t)begin * head_dim,
+                                       .keys = (const uint8_t *)f.keys[page],
+                                       .scales = key_scales_of(head_dim, block->heads[page]),
+                                       .scores = s->scores + (size_t)begin * BLOCK +
+                                                 (size_t)page * OPS_KV_PAGE,
+                                       .fetch = block->heads[0],
+                                       .head_dim = head_dim};
         page_scores(scores_wide, OPS_KV_F32, WIDE_VECS, WIDE_ROWS, rows,
                     (page_part(block->n_most, page) + 15) / 16, &job);
     }
-    block_softmax(tile, block, first);
+    block_softmax(tile, block);
     wide_values(tile, &f, begin, rows, 0, block->n_least, values_wide, WIDE_VECS);
     for (uint32_t t = block->first_token + 1; t < tile->n_tokens; t++)
         wide_values(tile, &f, t * group, group, block->n_least,
                     positions_seen(tile, t, block->base), values_f32, NARROW_VECS);
 }
 
-static void split(const struct ops_attention_tile *tile, uint32_t begin)
+static void split(const struct ops_attention_tile *tile, uint32_t begin,
+                  const uint8_t *const next[BLOCK_PAGES])
 {
     const uint32_t past_last = tile->first_position + tile->n_tokens;
     const uint32_t end =
         past_last - begin > OPS_ATTENTION_SPLIT ? begin + OPS_ATTENTION_SPLIT : past_last;
     const uint32_t first_row =
         begin > tile->first_position ? (begin - tile->first_position) * tile->group : 0;
+    const uint32_t rows = tile->n_tokens * tile->group;
     struct ops_attention_scratch *s = tile->scratch;
     struct block block = block_at(tile, begin);
 
-    for (uint32_t base = begin; base < end; base += BLOCK) {
-        const int first = base == begin;
-        const struct block next = base + BLOCK < past_last ? block_at(tile, base + BLOCK) : block;
-        if (tile->n_tokens > 1)
-            wide_block(tile, &block, first);
-        else if (tile->type == OPS_KV_F32)
-            narrow_block(OPS_KV_F32, scores_f32, values_f32, values_one_f32, tile, &block, &next,
-                         first);
-        else if (tile->type == OPS_KV_F16)
-            narrow_block(OPS_KV_F16, scores_f16, values_f16, values_one_f16, tile, &block, &next,
-                         first);
-        else /* head_dim is a multiple of 32: no vector is left for values_one */
-            narrow_block(OPS_KV_Q8_0, scores_q8_0, values_q8_0, values_q8_0, tile, &block, &next,
-                         first);
-        block = next;
+    for (uint32_t r = first_row; r < rows; r++) {
+        s->max[r] = -__builtin_inff();
+        vf_store(s->lanes + (size_t)r * 16, vf_zero());
     }
-    for (uint32_t r = first_row; r < tile->n_tokens * tile->group; r++)
+    memset(s->out + (size_t)first_row * tile->head_dim, 0,
+           (size_t)(rows - first_row) * tile->head_dim * sizeof(float));
+    for (uint32_t base = begin; base < end; base += BLOCK) {
+        const bool is_last = end - base <= BLOCK;
+        const struct block more = is_last ? block : block_at(tile, base + BLOCK);
+        const uint8_t *const *ahead = is_last ? next : more.heads;
+        if (tile->n_tokens > 1)
+            wide_block(tile, &block);
+        else if (tile->type == OPS_KV_F32)
+            narrow_block(OPS_KV_F32, scores_f32, values_f32, values_one_f32, tile, &block, ahead);
+        else if (tile->type == OPS_KV_F16)
+            narrow_block(OPS_KV_F16, scores_f16, values_f16, values_one_f16, tile, &block, ahead);
+        else /* head_dim is a multiple of 32: no vector is left for values_one */
+            narrow_block(OPS_KV_Q8_0, scores_q8_0, values_q8_0, values_q8_0, tile, &block, ahead);
+        block = more;
+    }
+    for (uint32_t r = first_row; r < rows; r++)
         s->sum[r] = vf_sum(vf_load(s->lanes + (size_t)r * 16));
 }
 

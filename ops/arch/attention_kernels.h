@@ -5,14 +5,16 @@
 
 #include "ops/attention.h"
 
-#define OPS_ATTENTION_BLOCK 128  /* positions between two looks at the maximum */
-#define OPS_ATTENTION_SPLIT 1024 /* positions computed from scratch */
+#define OPS_ATTENTION_BLOCK       128  /* positions between two looks at the maximum */
+#define OPS_ATTENTION_SPLIT       1024 /* positions computed from scratch */
+#define OPS_ATTENTION_BLOCK_PAGES (OPS_ATTENTION_BLOCK / OPS_KV_PAGE)
 
 /* One thread's working memory for the rows of a tile; 64-byte aligned arrays. */
 struct ops_attention_scratch {
     float *q;      /* (rows, head_dim), times log2(e) / sqrt(head_dim) */
     float *scores; /* (rows, OPS_ATTENTION_BLOCK): scores, then their powers of 2 */
     float *lanes;  /* (rows, 16): partial sums of the powers */
+    float *shrink; /* (rows, 16): what a new maximum does to what was summed before */
     float *keys;   /* (OPS_ATTENTION_BLOCK / 16, head_dim, 16) converted to float32 */
     float *values; /* (OPS_ATTENTION_BLOCK, head_dim) converted to float32 */
     float *scales; /* (head_dim / 32, OPS_ATTENTION_BLOCK): Q8_0, of the values */
@@ -42,8 +44,10 @@ struct ops_attention_kernels {
     void (*store)(enum ops_kv_type type, uint32_t head_dim, uint8_t *head, uint32_t slot,
                   const float *k, const float *v);
     /* Computes the split that starts at `begin` from scratch, for every row of the tile whose
-     * position is at or after it; fills max, sum and out of those rows. */
-    void (*split)(const struct ops_attention_tile *tile, uint32_t begin);
+     * position is at or after it; fills max, sum and out of those rows. `next`: what is probably
+     * read afterwards (a KV head of each page of a block), which a tile of one token fetches. */
+    void (*split)(const struct ops_attention_tile *tile, uint32_t begin,
+                  const uint8_t *const next[OPS_ATTENTION_BLOCK_PAGES]);
     /* Adds a split's (max, sum, out) of one row to (all_max, all_sum, all_out). */
     void (*fold)(uint32_t head_dim, float max, float sum, const float *out, float *all_max,
                  float *all_sum, float *all_out);
