@@ -130,7 +130,7 @@ static void lay_out(struct ops_attention *a, struct region *region)
             .q = region_take(region, rows * head_dim, sizeof(float)),
             .scores = region_take(region, rows * OPS_ATTENTION_BLOCK, sizeof(float)),
             .lanes = region_take(region, rows * 16, sizeof(float)),
-            .shrink = region_take(region, rows * 16, sizeof(float)),
+            .shrink = region_take(region, rows, sizeof(float)),
             .keys = region_take(region, OPS_ATTENTION_BLOCK * head_dim, sizeof(float)),
             .values = region_take(region, OPS_ATTENTION_BLOCK * head_dim, sizeof(float)),
             .scales = region_take(region, OPS_ATTENTION_BLOCK * head_dim / 32, sizeof(float)),
@@ -247,13 +247,11 @@ static struct ops_attention_tile tile_at(const struct ops_attention *a,
 {
     const uint32_t head_dim = a->shape.head_dim;
     const size_t head = (size_t)kv_head * a->group * head_dim;
-    float *dst = a->scratch[thread].q;
+    const size_t len = (size_t)a->group * head_dim;
 
-    for (uint32_t t = 0; t < n_tokens; t++) {
-        const float *q = span->q + (token + t) * a->q_stride + head;
-        for (size_t i = 0; i < (size_t)a->group * head_dim; i++)
-            *dst++ = q[i] * a->scale;
-    }
+    for (uint32_t t = 0; t < n_tokens; t++)
+        a->kernels->scale(len, a->scale, span->q + (token + t) * a->q_stride + head,
+                          a->scratch[thread].q + t * len);
     return (struct ops_attention_tile){
         .type = a->shape.type,
         .head_dim = head_dim,

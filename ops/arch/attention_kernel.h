@@ -16,23 +16,20 @@
 /* Register tiles: rows × vectors of 16. AVX-512 has 32 registers and wants 8 chains or more; AVX2
  * has 16 of half the width; plain C has none to fill. */
 #if defined(__AVX512F__)
-#define NARROW_ROWS  8
-#define NARROW_VECS  2
-#define WIDE_ROWS    6
-#define WIDE_VECS    4
-#define SOFTMAX_ROWS 4
+#define NARROW_ROWS 8
+#define NARROW_VECS 2
+#define WIDE_ROWS   6
+#define WIDE_VECS   4
 #elif defined(__AVX2__)
-#define NARROW_ROWS  6
-#define NARROW_VECS  1
-#define WIDE_ROWS    6
-#define WIDE_VECS    1
-#define SOFTMAX_ROWS 2
+#define NARROW_ROWS 6
+#define NARROW_VECS 1
+#define WIDE_ROWS   6
+#define WIDE_VECS   1
 #else
-#define NARROW_ROWS  1
-#define NARROW_VECS  1
-#define WIDE_ROWS    1
-#define WIDE_VECS    1
-#define SOFTMAX_ROWS 1
+#define NARROW_ROWS 1
+#define NARROW_VECS 1
+#define WIDE_ROWS   1
+#define WIDE_VECS   1
 #endif
 
 #define BLOCK       OPS_ATTENTION_BLOCK
@@ -158,7 +155,7 @@ struct values_job {
     const float *p;        /* (rows, BLOCK), at the page's first position */
     const uint8_t *values; /* of a page, at the first dimension: (…, page, lanes) */
     const float *scales;   /* Q8_0: (page) of the tile's 32 dimensions */
-    const float *shrink;   /* (rows, 16 equal lanes): `out` is multiplied by it first; or NULL */
+    const float *shrink;   /* (rows): what `out` is multiplied by first; NULL for 1 */
     float *out;            /* row stride head_dim, at the first dimension */
     const uint8_t *fetch;  /* as `values`, some quarters later */
     uint32_t head_dim;
@@ -183,7 +180,7 @@ OPS_INLINE void values_tile(const enum ops_kv_type type, const int rows, const i
         for (int r = 0; r < rows; r++) {
             OPS_UNROLL
             for (int j = 0; j < vecs; j++)
-                acc[r][j] = vf_mul(acc[r][j], vf_load(job->shrink + 16 * r));
+                acc[r][j] = vf_mul(acc[r][j], vf_set1(job->shrink[r]));
         }
     }
     for (size_t i = job->begin; i < job->end; i++) {
@@ -323,7 +320,7 @@ OPS_INLINE uint32_t page_values(values_fn *fn, const enum ops_kv_type type, uint
             fn(height, &job);
             job.p += (size_t)height * BLOCK;
             if (job.shrink)
-                job.shrink += (size_t)height * 16;
+                job.shrink += height;
             job.out += (size_t)height * page->head_dim;
         }
     }
@@ -348,78 +345,59 @@ OPS_INLINE float exp2_negative(float x)
     return lanes[0];
 }
 
-/* A step of the online softmax over a block's first n_vecs vectors of scores for `rows` rows: the
- * scores become powers, and `shrink` what the rows' outputs so far are to be multiplied by (16 equal
- * lanes each): 1, which changes nothing, is multiplied too, as a branch would be guessed wrongly. */
-OPS_INLINE void softmax_tile(const int rows, uint32_t n_vecs, float *scores, float *max,
-                             float *shrink, float *lanes)
+/* The greatest of n_vecs vectors of scores, and of -infinity. */
+OPS_INLINE float greatest(uint32_t n_vecs, const float *scores)
 {
-    vec_f32 top[SOFTMAX_ROWS], sum[SOFTMAX_ROWS];
+    vec_f32 top = vf_set1(-__builtin_inff());
 
-    OPS_UNROLL
-    for (int r = 0; r < rows; r++)
-        top[r] = vf_set1(-__builtin_inff());
-    for (uint32_t j = 0; j < n_vecs; j++) {
-        OPS_UNROLL
-        for (int r = 0; r < rows; r++)
-            top[r] = vf_max(vf_load(scores + r * BLOCK + 16 * j), top[r]);
-    }
-    OPS_UNROLL
-    for (int r = 0; r < rows; r++) {
-        const float block_max = vf_hmax(top[r]);
-        const float new_max = block_max > max[r] ? block_max : max[r];
-        const vec_f32 factor = vf_exp2_negative(vf_set1(max[r] - new_max));
-        sum[r] = vf_mul(vf_load(lanes + 16 * r), factor);
-        vf_store(shrink + 16 * r, factor);
-        max[r] = new_max;
-        top[r] = vf_set1(new_max);
-    }
-    for (uint32_t j = 0; j < n_vecs; j++) {
-        OPS_UNROLL
-        for (int r = 0; r < rows; r++) {
-            float *at = scores + r * BLOCK + 16 * j;
-            const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(at), top[r]));
-            vf_store(at, p);
-            sum[r] = vf_add(sum[r], p);
-        }
-    }
-    OPS_UNROLL
-    for (int r = 0; r < rows; r++)
-        vf_store(lanes + 16 * r, sum[r]);
+    for (uint32_t j = 0; j < n_vecs; j++)
+        top = vf_max(vf_load(scores + 16 * j), top);
+    return vf_hmax(top);
 }
 
-#define SOFTMAX_CASE(rows)                                                                         \
-    case rows:                                                                                     \
-        softmax_tile(rows, n_vecs, scores, max, shrink, lanes);                                    \
-        break;
-#if SOFTMAX_ROWS == 4
-#define SOFTMAX_CASES SOFTMAX_CASE(1) SOFTMAX_CASE(2) SOFTMAX_CASE(3) SOFTMAX_CASE(4)
-#elif SOFTMAX_ROWS == 2
-#define SOFTMAX_CASES SOFTMAX_CASE(1) SOFTMAX_CASE(2)
-#else
-#define SOFTMAX_CASES SOFTMAX_CASE(1)
-#endif
+/* Scores become powers, which are added to `sum`. */
+OPS_INLINE vec_f32 powers(uint32_t n_vecs, float *scores, float max, vec_f32 sum)
+{
+    const vec_f32 top = vf_set1(max);
 
-/* The same for `rows` rows that see the block's first n positions. */
+    for (uint32_t j = 0; j < n_vecs; j++) {
+        const vec_f32 p = vf_exp2_negative(vf_sub(vf_load(scores + 16 * j), top));
+        vf_store(scores + 16 * j, p);
+        sum = vf_add(sum, p);
+    }
+    return sum;
+}
+
+/* A step of the online softmax for `rows` rows that see a block's first n positions: their scores
+ * become powers, and `shrink` what the outputs so far are to be multiplied by. That is 1 where the
+ * maximum stays, and is multiplied then, too: a branch would be guessed wrongly. In two passes for 16 rows,
+ * so that no row waits for the end of another's reduction. */
 static void softmax_rows(uint32_t rows, uint32_t n, float *scores, float *max, float *shrink,
                          float *lanes)
 {
-    const uint32_t n_vecs = (n + 15) / 16;
+    const uint32_t n_vecs = n == BLOCK ? BLOCK / 16 : (n + 15) / 16;
 
     for (uint32_t r = 0; n % 16 && r < rows; r++) {
         float *last = scores + (size_t)r * BLOCK + n / 16 * 16;
         const vec_f32 least = vf_set1(-__builtin_inff());
         vf_store(last, vf_select(lanes_below(n % 16), vf_load(last), least));
     }
-    for (uint32_t height; rows; rows -= height) {
-        height = tile_rows(rows, SOFTMAX_ROWS);
-        switch (height) {
-            SOFTMAX_CASES
+    for (uint32_t begin = 0; begin < rows; begin += 16) {
+        const uint32_t end = rows - begin < 16 ? rows : begin + 16;
+        float change[16] = {0};
+        for (uint32_t r = begin; r < end; r++) {
+            const float block_max = greatest(n_vecs, scores + (size_t)r * BLOCK);
+            const float new_max = block_max > max[r] ? block_max : max[r];
+            change[r - begin] = max[r] - new_max;
+            max[r] = new_max;
         }
-        scores += (size_t)height * BLOCK;
-        max += height;
-        shrink += (size_t)height * 16;
-        lanes += (size_t)height * 16;
+        vf_store(change, vf_exp2_negative(vf_load(change)));
+        for (uint32_t r = begin; r < end; r++) {
+            float *row_lanes = lanes + (size_t)r * 16;
+            shrink[r] = change[r - begin];
+            const vec_f32 before = vf_mul(vf_load(row_lanes), vf_set1(shrink[r]));
+            vf_store(row_lanes, powers(n_vecs, scores + (size_t)r * BLOCK, max[r], before));
+        }
     }
 }
 
@@ -466,8 +444,8 @@ static void block_softmax(const struct ops_attention_tile *tile, const struct bl
         const uint32_t r = t * tile->group;
         /* Whoever sees all of it is followed by tokens that do, too. */
         const uint32_t end = n == BLOCK ? tile->n_tokens * tile->group : r + tile->group;
-        softmax_rows(end - r, n, s->scores + (size_t)r * BLOCK, s->max + r,
-                     s->shrink + (size_t)r * 16, s->lanes + (size_t)r * 16);
+        softmax_rows(end - r, n, s->scores + (size_t)r * BLOCK, s->max + r, s->shrink + r,
+                     s->lanes + (size_t)r * 16);
         if (n == BLOCK)
             break;
     }
@@ -622,16 +600,15 @@ static void wide_values(const struct ops_attention_tile *tile, const struct floa
     for (uint32_t page = begin / OPS_KV_PAGE; page * OPS_KV_PAGE < end; page++) {
         const uint32_t before = page * OPS_KV_PAGE;
         const uint8_t *values = (const uint8_t *)f->values[page];
-        const struct values_job job = {
-            .p = s->scores + (size_t)row * BLOCK + before,
-            .values = values,
-            .scales = s->scales,
-            .shrink = begin == 0 && page == 0 ? s->shrink + (size_t)row * 16 : NULL,
-            .fetch = values,
-            .out = s->out + (size_t)row * tile->head_dim,
-            .head_dim = tile->head_dim,
-            .begin = begin > before ? begin - before : 0,
-            .end = page_part(end, page)};
+        const struct values_job job = {.p = s->scores + (size_t)row * BLOCK + before,
+                                       .values = values,
+                                       .scales = s->scales,
+                                       .shrink = begin == 0 && page == 0 ? s->shrink + row : NULL,
+                                       .fetch = values,
+                                       .out = s->out + (size_t)row * tile->head_dim,
+                                       .head_dim = tile->head_dim,
+                                       .begin = begin > before ? begin - before : 0,
+                                       .end = page_part(end, page)};
         const uint32_t most = vecs == WIDE_VECS ? WIDE_ROWS : NARROW_ROWS;
         uint32_t done = page_values(fn, OPS_KV_F32, vecs, most, rows, 0, &job);
         done = page_values(values_f32, OPS_KV_F32, NARROW_VECS, NARROW_ROWS, rows, done, &job);
@@ -700,6 +677,12 @@ static void split(const struct ops_attention_tile *tile, uint32_t begin,
     }
     for (uint32_t r = first_row; r < rows; r++)
         s->sum[r] = vf_sum(vf_load(s->lanes + (size_t)r * 16));
+}
+
+static void scale(size_t n, float factor, const float *src, float *dst)
+{
+    for (size_t i = 0; i < n; i += 16)
+        vf_store(dst + i, vf_mul(vf_load(src + i), vf_set1(factor)));
 }
 
 static void fold(uint32_t head_dim, float max, float sum, const float *out, float *all_max,
@@ -799,6 +782,7 @@ static void store(enum ops_kv_type type, uint32_t head_dim, uint8_t *head, uint3
 const struct ops_attention_kernels OPS_SET_NAME(ops_attention_kernels) = {
     .store = store,
     .split = split,
+    .scale = scale,
     .fold = fold,
     .finish = finish,
 };

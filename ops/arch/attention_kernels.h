@@ -14,7 +14,7 @@ struct ops_attention_scratch {
     float *q;      /* (rows, head_dim), times log2(e) / sqrt(head_dim) */
     float *scores; /* (rows, OPS_ATTENTION_BLOCK): scores, then their powers of 2 */
     float *lanes;  /* (rows, 16): partial sums of the powers */
-    float *shrink; /* (rows, 16): what a new maximum does to what was summed before */
+    float *shrink; /* (rows): what a new maximum does to what was summed before */
     float *keys;   /* (OPS_ATTENTION_BLOCK / 16, head_dim, 16) converted to float32 */
     float *values; /* (OPS_ATTENTION_BLOCK, head_dim) converted to float32 */
     float *scales; /* (head_dim / 32, OPS_ATTENTION_BLOCK): Q8_0, of the values */
@@ -43,6 +43,8 @@ struct ops_attention_kernels {
     /* Writes one position's key and value (head_dim floats each) at `slot` of a page's KV head. */
     void (*store)(enum ops_kv_type type, uint32_t head_dim, uint8_t *head, uint32_t slot,
                   const float *k, const float *v);
+    /* dst = src · factor, n floats, a multiple of 16. */
+    void (*scale)(size_t n, float factor, const float *src, float *dst);
     /* Computes the split that starts at `begin` from scratch, for every row of the tile whose
      * position is at or after it; fills max, sum and out of those rows. `next`: what is probably
      * read afterwards (a KV head of each page of a block), which a tile of one token fetches. */

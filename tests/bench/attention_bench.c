@@ -200,10 +200,11 @@ int main(int argc, char **argv)
                 b.context = depth;
                 decode(&b, shapes[s].model);
             }
-            b.context = 512;
-            prefill(&b, shapes[s].model, 512);
-            b.context = 8192;
-            prefill(&b, shapes[s].model, 512);
+            for (uint32_t length = 512; length <= 32768;
+                 length = length < 8192 ? 8192 : length * 4) {
+                b.context = length;
+                prefill(&b, shapes[s].model, 512);
+            }
         }
     }
     munmap(b.cache, CACHE_BYTES);
