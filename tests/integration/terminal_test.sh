@@ -34,6 +34,14 @@ gone() { # TEXT: not on the screen, within 20 s
         sleep 0.05
     done
 }
+shows_twice() { # PATTERN: in two lines of the screen, within 20 s
+    tries=0
+    until [ "$(t capture-pane -p | grep -c -- "$1")" = 2 ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || { t capture-pane -p; return 1; }
+        sleep 0.05
+    done
+}
 has_colours() {
     t capture-pane -e -p | grep -q "$(printf '\033')\[[0-9;]*3[1-7]m"
 }
@@ -44,6 +52,7 @@ last_line() {
     t capture-pane -p | tail -n 1
 }
 shell_is_back() { # CODE: of the command before; the terminal reads lines and echoes again
+    gone "q quit" || return # what is typed before is top's
     keys "echo code=\$? modes=\$(stty -a | tr ' ;' '\n\n' | grep -cx 'icanon\|echo')" Enter
     shows "code=$1 modes=2"
 }
@@ -117,8 +126,7 @@ check "chat has a prompt" shows ">"
 keys "first question" Enter "/tokens" Enter
 check "/tokens" shows "tokens read, 8 written"
 keys Up Up
-check "the line before the last comes back" sh -c "[ \"\$(tmux -S '$work/tmux' capture-pane -p |
-    grep -c '^> first question')\" = 2 ]"
+check "the line before the last comes back" shows_twice '^> first question'
 keys C-c
 keys "one \\" Enter "two" Enter
 keys "/save saved.json" Enter "/tokens" Enter
