@@ -40,7 +40,8 @@ PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhuget
             libedit-dev libncurses-dev libcurl4-openssl-dev nettle-dev libnuma-dev libxxhash-dev libutf8proc-dev spin systemd dbus python3 python3-prometheus-client
 
 # What tests of packages and pages need besides, and building packages.
-PACKAGES_CHECK := tmux mandoc debhelper fakeroot clang-14 libclang-rt-14-dev
+PACKAGES_CHECK := tmux mandoc debhelper fakeroot clang-14 libclang-rt-14-dev python3-pip python3-setuptools \
+                  python3-wheel
 PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev debootstrap
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla

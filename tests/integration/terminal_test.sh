@@ -42,6 +42,14 @@ shows_twice() { # PATTERN: in two lines of the screen, within 20 s
         sleep 0.05
     done
 }
+has_empty_prompt() { # as the last line, within 20 s
+    tries=0
+    until [ "$(t capture-pane -p | grep . | tail -n 1)" = '>' ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || { t capture-pane -p; return 1; }
+        sleep 0.05
+    done
+}
 has_colours() {
     t capture-pane -e -p | grep -q "$(printf '\033')\[[0-9;]*3[1-7]m"
 }
@@ -120,6 +128,15 @@ check "… is kept" has_no_colours
 keys q
 check "and quits" shell_is_back 0
 
+# ---- a prompt that takes long: its bar, recorded, since it is gone at the end --------------------------
+yes "the mill by the river" | head -n 1000 >"$work/long"
+t pipe-pane -o "cat >'$work/recorded'"
+keys "clear; $quern generate --max-tokens 1 <long >answer; echo rc=\$?" Enter
+check "a long prompt" shows "rc=0"
+t pipe-pane
+check "… has a bar of 30" grep -qE 'reading \[#+\.+\] +[0-9]+ %' "$work/recorded"
+check "… that is wiped away" gone "reading ["
+
 # ---- chat ----------------------------------------------------------------------------------------
 keys "clear; $quern chat --max-tokens 8 --temperature 0" Enter
 check "chat has a prompt" shows ">"
@@ -128,6 +145,7 @@ check "/tokens" shows "tokens read, 8 written"
 keys Up Up
 check "the line before the last comes back" shows_twice '^> first question'
 keys C-c
+check "Ctrl-C gives a new line" has_empty_prompt
 keys "one \\" Enter "two" Enter
 keys "/save saved.json" Enter "/tokens" Enter
 tries=0
