@@ -104,7 +104,7 @@ static uint64_t round_to_page(uint64_t n)
 }
 
 void ipc_plan_welcome(const struct ipc_sizes *sizes, uint32_t requests_max, uint16_t version,
-                      uint64_t session_id, struct ipc_welcome *ret)
+                      uint64_t features, uint64_t session_id, struct ipc_welcome *ret)
 {
     /* A slot and a sentence are kept back for the final event of every request in flight; half of
      * the ring and of the bytes at least stay for everything else. */
@@ -121,6 +121,7 @@ void ipc_plan_welcome(const struct ipc_sizes *sizes, uint32_t requests_max, uint
     ret->magic = IPC_MAGIC;
     ret->type = IPC_PACKET_WELCOME;
     ret->version = version;
+    ret->features = features;
     ret->session_id = session_id;
     ret->submit_entries = sizes->submit_entries;
     ret->event_entries = sizes->event_entries;

@@ -48,7 +48,7 @@ void ipc_plan_sizes(const struct ipc_hello *hello, const struct ipc_limits *limi
 
 /* Lays out both regions. version, features and session_id go into the packet as they are. */
 void ipc_plan_welcome(const struct ipc_sizes *sizes, uint32_t requests_max, uint16_t version,
-                      uint64_t session_id, struct ipc_welcome *ret);
+                      uint64_t features, uint64_t session_id, struct ipc_welcome *ret);
 
 void ipc_plan_refusal(enum ipc_code code, const char *sentence, struct ipc_refusal *ret);
 

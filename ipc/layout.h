@@ -22,7 +22,10 @@
 #define IPC_MAGIC       UINT64_C(0x314e524555510a0d) /* "\r\nQUERN1" in memory order */
 #define IPC_VERSION_MIN 1
 #define IPC_VERSION_MAX 1
-#define IPC_FEATURES    UINT64_C(0) /* every feature bit this version knows */
+
+/* Feature bits. */
+#define IPC_FEATURE_SHUT_BELL UINT64_C(1) /* doorbells by shutdown(2): see ipc_bell_shut */
+#define IPC_FEATURES          IPC_FEATURE_SHUT_BELL /* every one that this version knows */
 
 /* Bounds that both sides check, whatever the other says. All sizes are multiples of IPC_PAGE. */
 #define IPC_PAGE               4096u
@@ -44,7 +47,8 @@ enum ipc_packet_type {
         3, /* service → client, instead of a welcome; the service hangs up after it */
 };
 
-/* After the welcome only doorbells travel: one byte of this value, either way. It means "look". */
+/* After the welcome only doorbells travel: one byte of this value, either way. It means "look".
+ * With IPC_FEATURE_SHUT_BELL nothing travels any more. */
 #define IPC_DOORBELL 0x21
 
 struct ipc_hello {

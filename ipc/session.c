@@ -149,7 +149,34 @@ static int receive_packet(struct ipc_session *s, const void *packet, size_t n, u
     }
 }
 
-int ipc_session_receive(struct ipc_session *s)
+static int hung_up(struct ipc_session *s)
+{
+    snprintf(s->why, sizeof(s->why), "The client hung up.");
+    s->state = STATE_BROKEN;
+    return -ECONNRESET;
+}
+
+/* In force: only the welcome says so. */
+static bool has_shut_bell(const struct ipc_session *s)
+{
+    return (s->plan.features & IPC_FEATURE_SHUT_BELL) != 0;
+}
+
+uint32_t ipc_session_epoll_events(const struct ipc_session *s)
+{
+    return s->state == STATE_OPEN && has_shut_bell(s) ? IPC_SHUT_BELL_SERVICE : EPOLLIN;
+}
+
+/* An edge came. */
+static int receive_edge(struct ipc_session *s, uint32_t epoll_events)
+{
+    if ((epoll_events & (EPOLLHUP | EPOLLERR)) != 0)
+        return hung_up(s);
+    s->counters.doorbells_received++;
+    return IPC_RECEIVED_DOORBELL;
+}
+
+int ipc_session_receive(struct ipc_session *s, uint32_t epoll_events)
 {
     uint8_t packet[sizeof(struct ipc_hello)];
     unsigned n_fds = 0;
@@ -157,14 +184,13 @@ int ipc_session_receive(struct ipc_session *s)
 
     if (s->state == STATE_BROKEN)
         return -ECONNRESET;
+    if (s->state == STATE_OPEN && has_shut_bell(s))
+        return receive_edge(s, epoll_events);
     ssize_t n = ipc_receive(s->peer.fd, packet, sizeof(packet), fds, 0, &n_fds, MSG_DONTWAIT);
     if (n == -EAGAIN)
         return IPC_RECEIVED_NOTHING;
-    if (n <= 0 && n_fds == 0) {
-        snprintf(s->why, sizeof(s->why), "The client hung up.");
-        s->state = STATE_BROKEN;
-        return -ECONNRESET;
-    }
+    if (n <= 0 && n_fds == 0)
+        return hung_up(s);
     return receive_packet(s, packet, (size_t)n, n_fds);
 }
 
@@ -176,7 +202,7 @@ int ipc_session_wanted(const struct ipc_session *s, const struct ipc_limits *lim
     if (s->state != STATE_HELLO)
         return -EINVAL;
     ipc_plan_sizes(&s->hello, limits, ret);
-    ipc_plan_welcome(ret, limits->requests_max, IPC_VERSION_MAX, 0, &plan);
+    ipc_plan_welcome(ret, limits->requests_max, IPC_VERSION_MAX, 0, 0, &plan);
     *ret_bytes = plan.request_size + plan.reply_size;
     return 0;
 }
@@ -226,7 +252,10 @@ int ipc_session_open(struct ipc_session *s, const struct ipc_limits *limits, uin
         return r;
     }
     ipc_plan_sizes(&s->hello, limits, &sizes);
-    ipc_plan_welcome(&sizes, limits->requests_max, version, session_id, &s->plan);
+    uint64_t features = s->hello.features & IPC_FEATURES;
+    if (!ipc_bell_shut_works())
+        features &= ~IPC_FEATURE_SHUT_BELL;
+    ipc_plan_welcome(&sizes, limits->requests_max, version, features, session_id, &s->plan);
     s->in_flight = calloc(s->plan.requests_max, sizeof(*s->in_flight));
     if (s->in_flight == NULL)
         return -ENOMEM;
@@ -244,6 +273,8 @@ int ipc_session_open(struct ipc_session *s, const struct ipc_limits *limits, uin
     attach_rings(s);
     /* An open session is asleep until its first doorbell: nobody needs to poll it before. */
     ipc_want_arm(&s->want, IPC_WANT_RECORDS);
+    if (has_shut_bell(s)) /* nothing follows the hello */
+        ipc_bell_shut(s->peer.fd, SHUT_RD);
     r = ipc_send(s->peer.fd, &s->plan, sizeof(s->plan), fds, 2);
     close(fds[1]);
     if (r < 0)
@@ -544,7 +575,11 @@ int ipc_session_ring(struct ipc_session *s)
         return -ECONNRESET;
     if (!ipc_bell_due(&s->bell))
         return 0;
-    int r = ipc_send(s->peer.fd, &doorbell, 1, NULL, 0);
+    int r = 0;
+    if (has_shut_bell(s))
+        ipc_bell_shut(s->peer.fd, SHUT_RD);
+    else
+        r = ipc_send(s->peer.fd, &doorbell, 1, NULL, 0);
     if (r == 0)
         s->counters.doorbells_sent++;
     return r == 0 ? 1 : r == -EAGAIN ? 0 : -ECONNRESET;

@@ -56,10 +56,15 @@ enum ipc_received {
     IPC_RECEIVED_DOORBELL = 2, /* look at the rings */
 };
 
-/* Reads one packet of the socket, which the caller watches level-triggered: more of them make it
- * readable again, after the look at memory that the first one asked for. An enum ipc_received,
- * -ECONNRESET: the client hung up, -EPROTO: it sent what no client sends. */
-int ipc_session_receive(struct ipc_session *session);
+/* What to watch the socket for in epoll: level-triggered for packets until it is open, and to be
+ * changed then (EPOLL_CTL_MOD) where the client's doorbells are edges (IPC_FEATURE_SHUT_BELL). */
+uint32_t ipc_session_epoll_events(const struct ipc_session *session);
+
+/* Reads one packet of the socket; more of them make it readable again, after the look at memory
+ * that the first one asked for. Where doorbells are edges it makes no system call: epoll_events, which
+ * epoll said of the socket, are a doorbell or a hang-up. An enum ipc_received, -ECONNRESET: the
+ * client hung up, -EPROTO: it sent what no client sends. */
+int ipc_session_receive(struct ipc_session *session, uint32_t epoll_events);
 
 /* What the hello asked for, cut down to the limits and rounded: for a policy that counts bytes.
  * 0 or -EINVAL before the hello. Bytes of both regions together in ret_bytes. */

@@ -3,6 +3,7 @@
 #include "ipc/socket.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,19 @@ static int remove_stale(const char *path, char *why, size_t why_size)
     return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
+/*
+ * Takes no descriptors, from before the first connection on (accepted sockets inherit it). Closing
+ * one that a stranger sent may wait for the stranger: for the lock of its epoll, for its FUSE daemon.
+ * Whoever receives such a descriptor hangs, and so does whoever closes a socket in which it lies unread.
+ * Before Linux 6.16 nothing helps against that.
+ */
+static void refuse_descriptors(int fd)
+{
+    const int no = 0;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof(no));
+}
+
 /* Gives the socket its permission bits while nobody can connect yet: between bind and listen. */
 static int bind_and_listen(int fd, const char *path, mode_t mode)
 {
@@ -140,6 +154,7 @@ int ipc_listener_init(struct ipc_listener *ret, const char *path, mode_t mode, c
         r = -errno;
         goto fail;
     }
+    refuse_descriptors(listener.fd);
     r = bind_and_listen(listener.fd, path, mode);
     if (r < 0)
         goto fail;
@@ -182,6 +197,7 @@ int ipc_listener_init_fd(struct ipc_listener *ret, int fd, char *why, size_t why
         snprintf(why, why_size, "Cannot set the flags of the inherited socket %d.", fd);
         return -errno;
     }
+    refuse_descriptors(fd);
     *ret = (struct ipc_listener){fd, -1, NULL};
     return 0;
 }
@@ -311,4 +327,51 @@ ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned ma
         n_fds = max_fds + 1;
     *ret_n_fds = n_fds;
     return n;
+}
+
+/* ---- Doorbells without packets ------------------------------------------------------------------- */
+
+void ipc_bell_shut(int fd, int how)
+{
+    (void)shutdown(fd, how); /* a peer that is gone is noticed in epoll */
+}
+
+/* Does an edge come for the second and third shutdown of `from` as well, where `to` is watched? */
+static bool makes_edges(int from, int how, int to, uint32_t events)
+{
+    struct epoll_event event = {.events = events};
+    int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    bool ok = epoll_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, to, &event) == 0;
+
+    for (int i = 0; ok && i < 3; i++) {
+        while (epoll_wait(epoll_fd, &event, 1, 0) > 0)
+            ;
+        ipc_bell_shut(from, how);
+        ok = epoll_wait(epoll_fd, &event, 1, 0) == 1 && (event.events & (EPOLLHUP | EPOLLERR)) == 0;
+    }
+    if (epoll_fd >= 0)
+        close(epoll_fd);
+    return ok;
+}
+
+static bool shut_works;
+
+static void try_shut(void)
+{
+    int pair[2]; /* the service's end, the client's */
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return;
+    shut_works = makes_edges(pair[1], SHUT_WR, pair[0], IPC_SHUT_BELL_SERVICE) &&
+                 makes_edges(pair[0], SHUT_RD, pair[1], IPC_SHUT_BELL_CLIENT);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+bool ipc_bell_shut_works(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, try_shut);
+    return shut_works;
 }

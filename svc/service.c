@@ -196,6 +196,12 @@ static void greet(struct service *s, struct client *c)
         client_fail(c, r);
         return;
     }
+    struct epoll_event event = {.events = ipc_session_epoll_events(c->session),
+                                .data.u64 = (uint64_t)(uintptr_t)c | SOURCE_SOCKET};
+    if (epoll_ctl(s->epoll_fd, EPOLL_CTL_MOD, ipc_session_peer(c->session)->fd, &event) < 0) {
+        client_fail(c, -errno);
+        return;
+    }
     c->awake = true;
     client_wake(c);
     struct journal_context context = client_context(c, 0);
@@ -230,10 +236,10 @@ static void wake_for(struct client *c)
     client_wake(c);
 }
 
-/* Reads a packet. */
-static void receive(struct service *s, struct client *c)
+/* Reads a packet, or what epoll said instead of one. */
+static void receive(struct service *s, struct client *c, uint32_t events)
 {
-    int r = ipc_session_receive(c->session);
+    int r = ipc_session_receive(c->session, events);
     c->rung = false;
     if (r < 0)
         client_fail(c, r);
@@ -257,7 +263,7 @@ static void poll_client(struct service *s, struct client *c)
         take_requests(s, c);
     c->empty_polls = r ? 0 : c->empty_polls + 1;
     if (c->rung)
-        receive(s, c); /* before the ring is armed again, else its next doorbell would be lost */
+        receive(s, c, EPOLLIN); /* before the ring is armed again, else its next doorbell would be lost */
     if (c->empty_polls < EMPTY_POLLS_MAX || c->broken)
         return;
     c->empty_polls = 0;
@@ -325,15 +331,15 @@ static bool arm_clients(struct service *s)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-/* A packet of an open session is a doorbell: the ring is looked at first, and the doorbell, which
- * says no more than that, is read afterwards. */
+/* A packet or an edge of an open session is a doorbell: the ring is looked at first, and the
+ * doorbell, which says no more than that, is read afterwards. */
 static void socket_event(struct service *s, struct client *c, uint32_t events)
 {
     c->rung = ipc_session_is_open(c->session) && !(events & (EPOLLHUP | EPOLLERR));
     if (c->rung)
         wake_for(c);
     else
-        receive(s, c);
+        receive(s, c, events);
 }
 
 /* SIGTERM: at once, or when the running requests have ended; a second one does not wait. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -140,6 +141,19 @@ static int map_regions(quern *q, const int fds[2])
     return r < 0 ? quern_fail(NULL, r, "%s", why) : 0;
 }
 
+/* Without packets a doorbell is an edge, which epoll alone tells from what was there before. */
+static int watch_edges(quern *q)
+{
+    struct epoll_event event = {.events = IPC_SHUT_BELL_CLIENT};
+
+    if ((q->layout.features & IPC_FEATURE_SHUT_BELL) == 0)
+        return 0;
+    q->edge_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (q->edge_fd < 0 || epoll_ctl(q->edge_fd, EPOLL_CTL_ADD, q->fd, &event) < 0)
+        return quern_fail(NULL, -errno, "Cannot watch the connection: %s.", strerror(errno));
+    return 0;
+}
+
 /* A page that reads as zero in a child of fork: knowing who we are without a system call. */
 static int map_alive(quern *q)
 {
@@ -182,6 +196,7 @@ int quern_adopt(quern **ret, int fd)
         return quern_fail(NULL, -ENOMEM, "Out of memory.");
     }
     q->fd = fd;
+    q->edge_fd = -1;
     q->request = q->reply = IPC_REGION_NONE;
     r = map_alive(q);
     if (r < 0)
@@ -190,6 +205,8 @@ int quern_adopt(quern **ret, int fd)
     if (r < 0)
         goto unmap_alive;
     r = map_regions(q, fds);
+    if (r == 0)
+        r = watch_edges(q);
     if (r < 0)
         goto unmap_regions;
     q->span_end = calloc(q->layout.submit_entries, sizeof(*q->span_end));
@@ -202,6 +219,8 @@ int quern_adopt(quern **ret, int fd)
     return 0;
 
 unmap_regions:
+    if (q->edge_fd >= 0)
+        close(q->edge_fd);
     free(q->span_end);
     ipc_region_done(&q->request);
     ipc_region_done(&q->reply);
@@ -232,6 +251,8 @@ QUERN_API void quern_close(quern *q)
         pthread_cond_destroy(&q->changed);
         pthread_mutex_destroy(&q->lock);
     }
+    if (q->edge_fd >= 0)
+        close(q->edge_fd);
     close(q->fd);
     while (q->pending != NULL) {
         struct pending *p = q->pending;
@@ -252,7 +273,7 @@ QUERN_API void quern_close(quern *q)
 
 QUERN_API int quern_fd(const quern *q)
 {
-    return q->fd;
+    return q->edge_fd >= 0 ? q->edge_fd : q->fd;
 }
 
 QUERN_API const char *quern_version(void)

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -145,14 +146,31 @@ QUERN_API void quern_event_done(struct quern_event *event)
 
 /* ---- Reading the ring ------------------------------------------------------------------------------ */
 
+/* What epoll said of an edge. After a hang-up the fd stays readable for whoever polls it. */
+static void hear_edge(quern *q, const struct epoll_event *edge)
+{
+    struct epoll_event level = {.events = EPOLLIN};
+
+    if ((edge->events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) == 0)
+        return;
+    q->hung_up = true;
+    epoll_ctl(q->edge_fd, EPOLL_CTL_MOD, q->fd, &level);
+}
+
 /* Drains doorbells, and learns whether the service is still there. */
 static void read_doorbells(quern *q)
 {
+    struct epoll_event edge;
     uint8_t bytes[16];
     unsigned n_fds;
     int fds[1];
     ssize_t n;
 
+    if (q->edge_fd >= 0) {
+        if (epoll_wait(q->edge_fd, &edge, 1, 0) == 1)
+            hear_edge(q, &edge);
+        return;
+    }
     do {
         n = ipc_receive(q->fd, bytes, sizeof(bytes), fds, 0, &n_fds, MSG_DONTWAIT);
     } while (n > 0);
@@ -283,7 +301,11 @@ void quern_ring(quern *q)
 
     /* Fence B is in ipc_bell_due. A full socket holds unread doorbells; a dead service is noticed
      * by the next read. */
-    if (ipc_bell_due(&q->bell))
+    if (!ipc_bell_due(&q->bell))
+        return;
+    if (q->edge_fd >= 0)
+        ipc_bell_shut(q->fd, SHUT_WR);
+    else
         (void)ipc_send(q->fd, &doorbell, 1, NULL, 0);
 }
 
@@ -330,10 +352,12 @@ static void spin(quern *q, unsigned spin_us)
              spin_us);
 }
 
-/* Asks for doorbells and looks once more: the empty call after which a caller may poll the fd. */
-static int arm_and_look(quern *q, uint64_t id, struct quern_event *event)
+/* Asks for doorbells and looks once more: the empty call after which a caller may poll the fd. Edges
+ * need no draining where the caller sleeps itself: an old one ends that sleep, and then it is gone. */
+static int arm_and_look(quern *q, uint64_t id, struct quern_event *event, bool sleeps)
 {
-    read_doorbells(q);
+    if (!sleeps || q->edge_fd < 0)
+        read_doorbells(q);
     quern_arm(q);
     int r = read_ring(q, id, event);
     if (r > 0)
@@ -345,11 +369,18 @@ static int arm_and_look(quern *q, uint64_t id, struct quern_event *event)
 static void sleep_on_socket(quern *q, const struct timespec *deadline)
 {
     struct pollfd fd = {.fd = q->fd, .events = POLLIN};
+    struct epoll_event edge;
+    int n = 0;
 
     q->listening = true;
     pthread_mutex_unlock(&q->lock);
-    (void)poll(&fd, 1, left_ms(deadline));
+    if (q->edge_fd >= 0)
+        n = epoll_wait(q->edge_fd, &edge, 1, left_ms(deadline));
+    else
+        (void)poll(&fd, 1, left_ms(deadline));
     pthread_mutex_lock(&q->lock);
+    if (n == 1)
+        hear_edge(q, &edge);
     q->listening = false;
     pthread_cond_broadcast(&q->changed);
 }
@@ -379,10 +410,13 @@ static int listen_once(quern *q, uint64_t id, struct quern_event *event,
         pthread_cond_broadcast(&q->changed);
         r = read_ring(q, id, event);
     }
-    if (r == 0)
-        r = arm_and_look(q, id, event);
-    if (r == 0 && left_ms(deadline) != 0)
-        sleep_on_socket(q, deadline);
+    if (r == 0) {
+        bool sleeps = left_ms(deadline) != 0;
+
+        r = arm_and_look(q, id, event, sleeps);
+        if (r == 0 && sleeps)
+            sleep_on_socket(q, deadline);
+    }
     return r;
 }
 

@@ -26,6 +26,7 @@ struct pending {
 
 struct quern {
     int fd;
+    int edge_fd; /* epoll on fd, where doorbells are edges (IPC_FEATURE_SHUT_BELL); else -1 */
     const uint32_t *alive; /* one page that the kernel wipes in a child: 0 there, ALIVE here */
     struct ipc_welcome layout;
     struct ipc_region request, reply; /* descriptors closed: the maps are enough */

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -43,6 +44,7 @@ enum kind {
     FUTEX_ASLEEP,
     SOCKET_ASLEEP,
     EVENTFD_ASLEEP,
+    SHUT_ASLEEP,
     SUBMIT_ASLEEP,
     EVENT_ASLEEP,
     SUBMIT_SPINNING,
@@ -52,6 +54,7 @@ enum kind {
 
 static const char *const kind_names[N_KINDS] = {
     "raw futex wake, asleep",       "unix socket packet, asleep", "eventfd in poll, asleep",
+    "shutdown in epoll, asleep",
     "submit to first look, asleep", "event to reader, asleep",    "submit to first look, spinning",
     "event to reader, spinning",
 };
@@ -63,6 +66,7 @@ struct shared {
     uint32_t futex_word;   /* counts wakes */
     uint32_t futex_answer; /* counts answers to them */
     uint32_t event_answer; /* counts answers to the eventfd */
+    uint32_t shut_answer;  /* counts answers to the shutdown */
     uint64_t stamp_ns;
     uint64_t tail, head; /* of the throughput ring */
     uint8_t slots[ENTRIES * sizeof(struct ipc_event_record)];
@@ -71,6 +75,7 @@ struct shared {
 static struct shared *shared;
 static char path[64];
 static int pair[2]; /* for the plain socket */
+static int shut[2]; /* for the socket whose direction from 1 to 0 is shut down */
 static int event_fd;
 static bool one_core; /* who spins there keeps the other from running: nothing of that kind then */
 
@@ -185,17 +190,41 @@ static void service_eventfd(void)
     }
 }
 
+static int watch_alone(int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events};
+    int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+
+    check(epoll_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0, "epoll");
+    return epoll_fd;
+}
+
+/* The ring's own doorbell, bare. */
+static void service_shut(int epoll_fd)
+{
+    struct epoll_event event;
+
+    for (uint32_t i = 0; i < COLD; i++) {
+        uint32_t seen = __atomic_load_n(&shared->shut_answer, __ATOMIC_SEQ_CST);
+
+        check(epoll_wait(epoll_fd, &event, 1, -1) == 1, "epoll_wait");
+        record(SHUT_ASLEEP, now_ns() - shared->stamp_ns);
+        __atomic_store_n(&shared->shut_answer, seen + 1, __ATOMIC_SEQ_CST);
+    }
+}
+
 /* Takes a request and answers with its final event, which carries the time of its writing. */
 static int service_answer(struct ipc_session *session, enum kind kind)
 {
     static uint8_t buffer[1 << 20];
     struct ipc_event_record final = {0};
     struct ipc_request request;
+    uint64_t looked_ns = now_ns();
     int r = ipc_session_take(session, &request, buffer, sizeof(buffer));
 
     if (r <= 0)
         return r;
-    record(kind, now_ns() - request.r.seed);
+    record(kind, looked_ns - request.r.seed);
     final.id = request.r.id;
     final.u.final.queue_us = now_ns();
     check(ipc_session_finish(session, &final, NULL) == 0, "finish");
@@ -203,9 +232,9 @@ static int service_answer(struct ipc_session *session, enum kind kind)
     return 1;
 }
 
-static void service_ring(struct ipc_session *session, unsigned n, enum kind kind)
+static void service_ring(struct ipc_session *session, int epoll_fd, unsigned n, enum kind kind)
 {
-    struct pollfd fd = {.fd = ipc_session_peer(session)->fd, .events = POLLIN};
+    struct epoll_event event;
     unsigned answered = 0;
     bool rung = false;
 
@@ -217,10 +246,10 @@ static void service_ring(struct ipc_session *session, unsigned n, enum kind kind
         check(r >= 0, "take");
         answered += (unsigned)r;
         if (rung) /* after the look, as quernd does */
-            check(ipc_session_receive(session) >= 0, "receive");
+            check(ipc_session_receive(session, event.events) >= 0, "receive");
         rung = false;
         if (r == 0 && kind == SUBMIT_ASLEEP && ipc_session_arm(session) == 0) {
-            poll(&fd, 1, -1);
+            check(epoll_wait(epoll_fd, &event, 1, -1) == 1, "epoll_wait");
             ipc_session_disarm(session);
             rung = true;
         }
@@ -252,9 +281,14 @@ static void run_service(struct ipc_listener *listener)
     while (ipc_accept(listener->fd, &peer) < 0)
         sched_yield();
     check(ipc_session_new(&session, &peer) == 0, "session");
-    while (ipc_session_receive(session) != IPC_RECEIVED_HELLO)
+    while (ipc_session_receive(session, 0) != IPC_RECEIVED_HELLO)
         sched_yield();
     check(ipc_session_open(session, &ipc_limits_default, 1) == 0, "open");
+    int epoll_fd = watch_alone(peer.fd, ipc_session_epoll_events(session));
+    int shut_fd = watch_alone(shut[0], IPC_SHUT_BELL_SERVICE);
+    struct epoll_event edge;
+    while (epoll_wait(shut_fd, &edge, 1, 0) > 0)
+        ;
     ipc_session_disarm(session);
     for (int round = 0; round < ROUNDS; round++) {
         barrier(&turn);
@@ -264,11 +298,13 @@ static void run_service(struct ipc_listener *listener)
         barrier(&turn);
         service_eventfd();
         barrier(&turn);
-        service_ring(session, COLD, SUBMIT_ASLEEP);
+        service_shut(shut_fd);
+        barrier(&turn);
+        service_ring(session, epoll_fd, COLD, SUBMIT_ASLEEP);
         if (one_core)
             continue;
         barrier(&turn);
-        service_ring(session, HOT, SUBMIT_SPINNING);
+        service_ring(session, epoll_fd, HOT, SUBMIT_SPINNING);
         barrier(&turn);
         service_throughput();
     }
@@ -315,6 +351,19 @@ static void client_eventfd(void)
         shared->stamp_ns = now_ns();
         check(write(event_fd, &one, sizeof(one)) == sizeof(one), "write");
         while (__atomic_load_n(&shared->event_answer, __ATOMIC_SEQ_CST) == seen)
+            sched_yield();
+    }
+}
+
+static void client_shut(void)
+{
+    for (uint32_t i = 0; i < COLD; i++) {
+        uint32_t seen = __atomic_load_n(&shared->shut_answer, __ATOMIC_SEQ_CST);
+
+        usleep(1000);
+        shared->stamp_ns = now_ns();
+        ipc_bell_shut(shut[1], SHUT_WR);
+        while (__atomic_load_n(&shared->shut_answer, __ATOMIC_SEQ_CST) == seen)
             sched_yield();
     }
 }
@@ -375,6 +424,8 @@ static void run_client(void)
         barrier(&turn);
         client_eventfd();
         barrier(&turn);
+        client_shut();
+        barrier(&turn);
         client_ring(q, COLD, EVENT_ASLEEP);
         if (one_core)
             continue;
@@ -418,6 +469,8 @@ int main(int argc, char **argv)
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(shared != MAP_FAILED, "mmap");
     check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0, "socketpair");
+    check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, shut) == 0, "socketpair");
+    ipc_bell_shut(shut[1], SHUT_WR);
     event_fd = eventfd(0, 0);
     check(event_fd >= 0, "eventfd");
     check(ipc_listener_init(&listener, path, 0600, why, sizeof(why)) == 0, why);

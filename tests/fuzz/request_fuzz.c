@@ -79,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (ipc_hello_check(data + 1, size - 1, &hello, why, sizeof(why)) == 0) {
             /* Whatever it wants, the plan is one that a careful client accepts. */
             ipc_plan_sizes(&hello, &ipc_limits_default, &sizes);
-            ipc_plan_welcome(&sizes, ipc_limits_default.requests_max, 1, 0, &welcome);
+            ipc_plan_welcome(&sizes, ipc_limits_default.requests_max, 1, 0, 0, &welcome);
             if (ipc_welcome_check(&welcome, sizeof(welcome), &welcome, why, sizeof(why)) < 0)
                 abort();
         }

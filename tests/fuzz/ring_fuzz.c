@@ -7,6 +7,7 @@
 #include "ipc/session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -59,10 +60,13 @@ static int start(struct run *run)
     struct ipc_peer peer = {.fd = pair[1], .pidfd = -1};
     require(ipc_session_new(&run->session, &peer) == 0);
     ipc_plan_hello(&limits.preset, &hello);
-    if (take_bytes(run, 1) == 0) /* else a true hello */
+    unsigned first = (unsigned)take_bytes(run, 1);
+    if (first % 2 != 0) /* doorbells are packets */
+        hello.features = 0;
+    if (first == 0) /* else a true hello */
         ((uint8_t *)&hello)[take_bytes(run, 1) % sizeof(hello)] ^= (uint8_t)take_bytes(run, 1);
     require(ipc_send(run->fd, &hello, sizeof(hello), NULL, 0) == 0);
-    if (ipc_session_receive(run->session) != IPC_RECEIVED_HELLO ||
+    if (ipc_session_receive(run->session, 0) != IPC_RECEIVED_HELLO ||
         ipc_session_open(run->session, &limits, 1) < 0)
         return -EPROTO;
     require(ipc_receive(run->fd, &run->w, sizeof(run->w), fds, 2, &n_fds, 0) == sizeof(run->w));
@@ -169,8 +173,13 @@ static int socket_lie(struct run *run)
         packet[i] = (uint8_t)take_bytes(run, 1);
     if (n == 0)
         n = 1;
-    (void)ipc_send(run->fd, packet, n, &run->fd, with_fd ? 1 : 0);
-    int r = ipc_session_receive(run->session);
+    struct pollfd fd = {.fd = ipc_session_peer(run->session)->fd, .events = POLLIN};
+    if ((run->w.features & IPC_FEATURE_SHUT_BELL) != 0 && n % 8 != 0)
+        (void)shutdown(run->fd, n < 90 ? SHUT_WR : n % 3 != 0 ? SHUT_RD : SHUT_RDWR);
+    else
+        (void)ipc_send(run->fd, packet, n, &run->fd, with_fd ? 1 : 0);
+    (void)poll(&fd, 1, 0);
+    int r = ipc_session_receive(run->session, (uint32_t)fd.revents);
     return r < 0 ? r : 0;
 }
 

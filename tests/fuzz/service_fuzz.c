@@ -47,13 +47,16 @@ static int start(struct run *run)
     struct ipc_welcome w;
     int pair[2];
 
-    ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 1, &run->w);
+    ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 0, 1, &run->w);
     require(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
     require(ipc_region_make(&run->request, "quern-request", run->w.request_size, IPC_PAGE) == 0);
     require(ipc_region_make(&run->reply, "quern-reply", run->w.reply_size, IPC_PAGE) == 0);
     run->fd = pair[0];
     w = run->w;
-    if (take_bytes(run, 1) == 0)
+    unsigned first = (unsigned)take_bytes(run, 1);
+    if (first % 2 != 0)
+        w.features = IPC_FEATURE_SHUT_BELL;
+    if (first == 0)
         for (unsigned n = (unsigned)take_bytes(run, 1) % 4; n > 0; n--)
             ((uint8_t *)&w)[take_bytes(run, 1) % sizeof(w)] = (uint8_t)take_bytes(run, 1);
     const int fds[2] = {run->request.fd, run->reply.fd};
@@ -145,9 +148,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 run.fd = -1;
             } else {
                 const int fd = run.fd;
+                unsigned n = (unsigned)take_bytes(&run, 1);
 
-                (void)ipc_send(run.fd, "garbage", 1 + take_bytes(&run, 1) % 7, &fd,
-                               take_bytes(&run, 1) % 2);
+                if (n >= 128)
+                    (void)shutdown(fd, (int)(n % 3));
+                else
+                    (void)ipc_send(fd, "garbage", 1 + n % 7, &fd, take_bytes(&run, 1) % 2);
             }
             break;
         }

@@ -161,7 +161,7 @@ static int liar(uint64_t seed)
 {
     for (int round = 0; round < 20; round++) {
         struct raw_client c;
-        if (raw_connect(&c, service.socket) < 0)
+        if (raw_connect(&c, service.socket, IPC_FEATURES) < 0)
             return 2;
         struct ipc_request_record record = raw_record(1, 16);
         uint8_t *bytes = (uint8_t *)&record;

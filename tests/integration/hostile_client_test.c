@@ -11,17 +11,23 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +38,7 @@
 static char folder[64], path[96];
 static struct echo_service *echo;
 static pthread_t thread;
+static uint64_t features; /* that liars want: doorbells as packets, or as edges */
 
 static void *run_echo(void *arg)
 {
@@ -44,9 +51,18 @@ static int start(void **state)
     struct echo_options options = {.path = path, .limits = ipc_limits_default};
 
     (void)state;
+    features = 0;
     options.limits.preset = (struct ipc_sizes){16, 128, 64 << 10, 64 << 10};
     echo = echo_new(&options);
     return pthread_create(&thread, NULL, run_echo, echo);
+}
+
+static int start_edges(void **state)
+{
+    int r = start(state);
+
+    features = IPC_FEATURE_SHUT_BELL;
+    return r;
 }
 
 static void end(unsigned long violations)
@@ -125,13 +141,13 @@ static void test_index_lies(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(tails) / sizeof(tails[0]); i++, violations++) {
-        assert_int_equal(raw_connect(&c, path), 0);
+        assert_int_equal(raw_connect(&c, path, features), 0);
         raw_publish(&c, tails[i]);
         assert_int_equal(raw_wait_hang_up(&c, HANG_UP_MS), 1);
         raw_close(&c);
     }
     /* Backwards: one request taken, then a tail before it. */
-    assert_int_equal(raw_connect(&c, path), 0);
+    assert_int_equal(raw_connect(&c, path, features), 0);
     struct ipc_request_record r = raw_record(1, 3);
     raw_write_record(&c, 0, &r);
     raw_publish(&c, 1);
@@ -143,7 +159,7 @@ static void test_index_lies(void **state)
     violations++;
     /* Heads that run ahead of the service matter when it looks at them: with a full ring. */
     for (int which = 0; which < 2; which++, violations++) {
-        assert_int_equal(raw_connect(&c, path), 0);
+        assert_int_equal(raw_connect(&c, path, features), 0);
         r = raw_record(1, 3);
         r.given = IPC_GIVEN_MAX_TOKENS;
         r.max_tokens = 1 << 20;
@@ -177,7 +193,7 @@ static int fate_of(struct ipc_request_record r)
     struct raw_client c;
     int fate = 0;
 
-    assert_int_equal(raw_connect(&c, path), 0);
+    assert_int_equal(raw_connect(&c, path, features), 0);
     raw_write_record(&c, 0, &r);
     raw_publish(&c, 1);
     for (uint64_t i = 0;; i++) {
@@ -274,7 +290,7 @@ static void test_ids_and_limits(void **state)
     struct raw_client c;
 
     (void)state;
-    assert_int_equal(raw_connect(&c, path), 0);
+    assert_int_equal(raw_connect(&c, path, features), 0);
     assert_int_equal(c.w.requests_max, 64);
     bool busy = false;
     uint64_t submitted = 0;
@@ -319,7 +335,19 @@ static int n_open_fds(void)
     return n;
 }
 
-static void send_with_fds(int fd, const void *packet, size_t n, int n_fds)
+/* Since Linux 6.16 the service's socket refuses descriptors before they are on their way. */
+static bool refuses_fds(void)
+{
+    int value, fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    socklen_t n = sizeof(value);
+    bool known = getsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &value, &n) == 0;
+
+    close(fd);
+    return known;
+}
+
+/* True: they were sent. */
+static bool send_with_fds(int fd, const void *packet, size_t n, int n_fds)
 {
     char control[CMSG_SPACE(253 * sizeof(int))] = {0};
     struct iovec iov = {(void *)(uintptr_t)packet, n};
@@ -332,7 +360,10 @@ static void send_with_fds(int fd, const void *packet, size_t n, int n_fds)
     cmsg->cmsg_len = CMSG_LEN((size_t)n_fds * sizeof(int));
     for (int i = 0; i < n_fds; i++)
         memcpy(CMSG_DATA(cmsg) + (size_t)i * sizeof(int), &fd, sizeof(int));
-    assert_true(sendmsg(fd, &msg, MSG_NOSIGNAL) >= 0);
+    if (sendmsg(fd, &msg, MSG_NOSIGNAL) >= 0)
+        return true;
+    assert_true(errno == EPERM && refuses_fds());
+    return false;
 }
 
 static void test_socket_garbage(void **state)
@@ -372,25 +403,26 @@ static void test_socket_garbage(void **state)
     }
     /* A second hello, long doorbells, wrong doorbells, descriptors. */
     for (int i = 0; i < 5; i++, violations++) {
-        assert_int_equal(raw_connect(&c, path), 0);
+        assert_int_equal(raw_connect(&c, path, features), 0);
         if (i == 0)
             assert_int_equal(ipc_send(c.fd, &hello, sizeof(hello), NULL, 0), 0);
         else if (i == 1)
             assert_int_equal(ipc_send(c.fd, "!!", 2, NULL, 0), 0);
         else if (i == 2)
             assert_int_equal(ipc_send(c.fd, "?", 1, NULL, 0), 0);
-        else
-            send_with_fds(c.fd, "!", 1, i == 3 ? 1 : 253);
+        else if (!send_with_fds(c.fd, "!", 1, i == 3 ? 1 : 253))
+            assert_int_equal(ipc_send(c.fd, "?", 1, NULL, 0), 0);
         assert_int_equal(raw_wait_hang_up(&c, HANG_UP_MS), 1);
         raw_close(&c);
     }
     c.fd = ipc_connect(path);
-    send_with_fds(c.fd, &hello, sizeof(hello), 2);
+    if (!send_with_fds(c.fd, &hello, sizeof(hello), 2))
+        assert_int_equal(ipc_send(c.fd, garbage, 1, NULL, 0), 0);
     assert_int_equal(raw_wait_hang_up(&c, HANG_UP_MS), 1);
     close(c.fd);
     violations++;
     /* Ten thousand doorbells for nothing are no violation. */
-    assert_int_equal(raw_connect(&c, path), 0);
+    assert_int_equal(raw_connect(&c, path, features), 0);
     for (int i = 0; i < 10000; i++)
         raw_publish(&c, 0);
     assert_honest_is_served();
@@ -402,6 +434,108 @@ static void test_socket_garbage(void **state)
     end(violations);
 }
 
+/* Where doorbells are edges, nothing can be sent after the hello; what was sent right behind it is
+ * never read, and every way of shutting the socket down is a doorbell or a hang-up. */
+static void test_socket_shut(void **state)
+{
+    struct raw_client c;
+    struct ipc_event_record event;
+    struct ipc_request_record r = raw_record(1, 3);
+
+    (void)state;
+    assert_int_equal(raw_connect(&c, path, features), 0);
+    assert_true((c.w.features & IPC_FEATURE_SHUT_BELL) != 0);
+    assert_int_equal(ipc_send(c.fd, "garbage", 7, NULL, 0), -ECONNRESET);
+    for (int i = 0; i < 10000; i++)
+        raw_publish(&c, 0);
+    raw_write_record(&c, 0, &r);
+    raw_publish(&c, 1);
+    assert_int_equal(raw_wait_event(&c, 0, &event, HANG_UP_MS), 1);
+    assert_int_equal(shutdown(c.fd, SHUT_RD), 0);
+    for (int i = 0; i < 1000 && c.theirs->service_wants != 0; i++)
+        usleep(10000);
+    assert_int_equal(c.theirs->service_wants, 0); /* punched empty */
+    raw_close(&c);
+    assert_honest_is_served();
+    end(0);
+}
+
+/* A descriptor whose close waits for its sender: an eventfd in an epoll of the sender, whose lock is
+ * held by an epoll_wait that faults in a page which never comes. Whoever receives it hangs in
+ * close, and cannot even be killed; so the service's socket takes none. */
+struct trap {
+    int epoll_fd;
+    void *page;
+};
+
+static void *wait_for_ever(void *arg)
+{
+    struct trap *trap = arg;
+
+    epoll_wait(trap->epoll_fd, trap->page, 1, -1);
+    return NULL;
+}
+
+static _Noreturn void send_trap(volatile char *state)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    struct epoll_event level = {.events = EPOLLIN};
+    struct trap trap = {.epoll_fd = epoll_create1(EPOLL_CLOEXEC)};
+    int event_fd = eventfd(1, EFD_CLOEXEC), fault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    pthread_t waiting;
+
+    trap.page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register range = {.range = {(uintptr_t)trap.page, 4096},
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
+    if (fault_fd < 0 || ioctl(fault_fd, UFFDIO_API, &api) < 0 ||
+        ioctl(fault_fd, UFFDIO_REGISTER, &range) < 0) {
+        *state = 'n';
+        _exit(0);
+    }
+    epoll_ctl(trap.epoll_fd, EPOLL_CTL_ADD, event_fd, &level);
+    pthread_create(&waiting, NULL, wait_for_ever, &trap);
+    usleep(100000);
+    int fd = ipc_connect(path);
+    char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec iov = {"x", 1};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    struct cmsghdr *cmsg = (void *)control;
+    *cmsg = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(CMSG_DATA(cmsg), &event_fd, sizeof(int));
+    bool sent = sendmsg(fd, &msg, MSG_NOSIGNAL) >= 0;
+    if (sent) /* else it would be this close that waits */
+        close(event_fd);
+    *state = sent ? 's' : 'r';
+    for (;;)
+        pause();
+}
+
+static void test_descriptor_trap(void **state)
+{
+    volatile char *fate = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    (void)state;
+    assert_ptr_not_equal(fate, MAP_FAILED);
+    pid_t pid = refuses_fds() ? fork_client() : -1;
+    if (pid == 0)
+        send_trap(fate);
+    while (pid > 0 && *fate == 0)
+        usleep(10000);
+    bool sprung = *fate == 's';
+    if (!sprung)
+        assert_honest_is_served();
+    if (pid > 0) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+    end(0);
+    if (pid < 0 || *fate == 'n')
+        print_message("note: no SO_PASSRIGHTS (Linux 6.16), or no userfaultfd: not tried\n");
+    assert_false(sprung);
+    munmap((void *)(uintptr_t)fate, 4096);
+}
+
 /* ---- Memory ------------------------------------------------------------------------------------- */
 
 static void test_regions(void **state)
@@ -411,7 +545,7 @@ static void test_regions(void **state)
     char name[64];
 
     (void)state;
-    assert_int_equal(raw_connect(&c, path), 0);
+    assert_int_equal(raw_connect(&c, path, features), 0);
     for (int i = 0; i < 2; i++) {
         int seals = fcntl(c.fds[i], F_GET_SEALS);
 
@@ -468,7 +602,7 @@ static _Noreturn void be_a_liar(uint64_t seed)
     for (;;) {
         struct raw_client c;
 
-        if (raw_connect(&c, path) < 0)
+        if (raw_connect(&c, path, next_random(&s) % 2 ? IPC_FEATURES : 0) < 0)
             _exit(0);
         for (uint64_t i = 0; i < 400; i++) {
             struct ipc_request_record r = raw_record(i + 1, (uint32_t)(next_random(&s) % 1000));
@@ -585,10 +719,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_index_lies, start, stop),
+        cmocka_unit_test_setup_teardown(test_index_lies, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_record_lies, start, stop),
         cmocka_unit_test_setup_teardown(test_ids_and_limits, start, stop),
+        cmocka_unit_test_setup_teardown(test_ids_and_limits, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_socket_garbage, start, stop),
-        cmocka_unit_test_setup_teardown(test_regions, start, stop),
+        cmocka_unit_test_setup_teardown(test_socket_shut, start_edges, stop),
+        cmocka_unit_test_setup_teardown(test_descriptor_trap, start, stop),
+        cmocka_unit_test_setup_teardown(test_regions, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_crowd, start, stop),
     };
     char lock[128];

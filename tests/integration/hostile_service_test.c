@@ -54,7 +54,7 @@ static void test_welcome_lies(void **state)
     LIE(w.magic++);
     LIE(w.type = IPC_PACKET_HELLO);
     LIE(w.version = 2);
-    LIE(w.features = 1);
+    LIE(w.features = 2);
     LIE(w.reserved0 = 1);
     LIE(w.reserved1 = 1);
     LIE(w.reserved[1] = 1);

@@ -300,7 +300,7 @@ static void a_connection_ends_with_its_process(void **state)
     pid_t pid = fork();
     if (pid == 0) {
         struct raw_client c;
-        if (raw_connect(&c, service.socket) < 0)
+        if (raw_connect(&c, service.socket, IPC_FEATURES) < 0)
             _exit(1);
         holder = fork();
         if (holder == 0) {

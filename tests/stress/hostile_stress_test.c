@@ -151,7 +151,7 @@ static _Noreturn void be_liar(uint64_t seed)
         struct liar l = {.seed = next_random(&s)};
         pthread_t threads[4];
         be_rude(&s);
-        if (raw_connect(&l.c, service.socket) < 0) {
+        if (raw_connect(&l.c, service.socket, next_random(&s) % 2 ? IPC_FEATURES : 0) < 0) {
             usleep(5000);
             continue;
         }
@@ -163,6 +163,8 @@ static _Noreturn void be_liar(uint64_t seed)
             if (next_random(&s) % 200 == 0) /* what no client sends */
                 (void)ipc_send(l.c.fd, "garbage", 1 + next_random(&s) % 7, &l.c.fd,
                                next_random(&s) % 2);
+            if (next_random(&s) % 200 == 0) /* no doorbell of packets, or a hang-up */
+                (void)shutdown(l.c.fd, (int)(next_random(&s) % 3));
             if (raw_wait_hang_up(&l.c, 1)) {
                 atomic_fetch_add(&shared->n_hang_ups, 1);
                 break;

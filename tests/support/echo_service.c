@@ -50,11 +50,11 @@ static void check(bool ok, const char *what)
     }
 }
 
-static void watch(struct echo_service *echo, int fd, void *ptr)
+static void watch(struct echo_service *echo, int fd, int how, uint32_t events, void *ptr)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = ptr};
+    struct epoll_event event = {.events = events, .data.ptr = ptr};
 
-    check(epoll_ctl(echo->epoll, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl");
+    check(epoll_ctl(echo->epoll, how, fd, &event) == 0, "epoll_ctl");
 }
 
 struct echo_service *echo_new(const struct echo_options *options)
@@ -73,8 +73,8 @@ struct echo_service *echo_new(const struct echo_options *options)
     echo->epoll = epoll_create1(EPOLL_CLOEXEC);
     echo->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     check(echo->epoll >= 0 && echo->stop >= 0, "descriptors");
-    watch(echo, echo->listener.fd, &echo->listener);
-    watch(echo, echo->stop, &echo->stop);
+    watch(echo, echo->listener.fd, EPOLL_CTL_ADD, EPOLLIN, &echo->listener);
+    watch(echo, echo->stop, EPOLL_CTL_ADD, EPOLLIN, &echo->stop);
     echo->capacity = options->limits.max.request_bytes;
     echo->buffer = malloc(echo->capacity);
     check(echo->buffer != NULL, "memory");
@@ -111,7 +111,7 @@ static void accept_client(struct echo_service *echo)
     c->asleep = true;
     echo->clients[echo->n_clients++] = c;
     echo->counts.accepted++;
-    watch(echo, peer.fd, c);
+    watch(echo, peer.fd, EPOLL_CTL_ADD, EPOLLIN, c);
 }
 
 /* Steps one sequence by one event. 0, 1 when it ended, -EAGAIN, -EPROTO. */
@@ -244,15 +244,18 @@ static int serve(struct echo_service *echo, struct client *c)
     return rung < 0 ? rung : work;
 }
 
-static void wake_client(struct echo_service *echo, struct client *c)
+static void wake_client(struct echo_service *echo, struct client *c, uint32_t events)
 {
-    int r = ipc_session_receive(c->session);
+    int r = ipc_session_receive(c->session, events);
 
     if (r == IPC_RECEIVED_HELLO && echo->n_clients > echo->options.sessions_max) {
         ipc_session_refuse(c->session, IPC_CODE_BUSY, "The echo serves too many already.");
         r = -ECONNRESET;
     } else if (r == IPC_RECEIVED_HELLO) {
         r = ipc_session_open(c->session, &echo->options.limits, ++echo->next_session);
+        if (r == 0)
+            watch(echo, ipc_session_peer(c->session)->fd, EPOLL_CTL_MOD,
+                  ipc_session_epoll_events(c->session), c);
     }
     if (r < 0) {
         drop_client(echo, c, r);
@@ -313,7 +316,7 @@ void echo_run(struct echo_service *echo, bool until_idle)
             else if (events[i].data.ptr == &echo->listener)
                 accept_client(echo);
             else
-                wake_client(echo, events[i].data.ptr);
+                wake_client(echo, events[i].data.ptr, events[i].events);
         }
         awake = serve_all(echo, &empty_rounds);
         if (until_idle && echo->n_clients == 0 && echo->counts.accepted > 0)

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-int raw_connect(struct raw_client *c, const char *path)
+int raw_connect(struct raw_client *c, const char *path, uint64_t features)
 {
     const struct ipc_sizes wanted = {0, 0, 0, 0};
     struct ipc_hello hello;
@@ -25,6 +25,7 @@ int raw_connect(struct raw_client *c, const char *path)
     if (c->fd < 0)
         return c->fd;
     ipc_plan_hello(&wanted, &hello);
+    hello.features = features;
     int r = ipc_send(c->fd, &hello, sizeof(hello), NULL, 0);
     ssize_t n = r < 0 ? r : ipc_receive(c->fd, packet, sizeof(packet), c->fds, 2, &n_fds, 0);
     if (n <= 0 || n_fds != 2 || ipc_welcome_check(packet, (size_t)n, &c->w, why, sizeof(why)) < 0) {
@@ -78,7 +79,10 @@ void raw_publish(struct raw_client *c, uint64_t tail)
     const uint8_t doorbell = IPC_DOORBELL;
 
     __atomic_store_n(&c->ours->submit_tail, tail, __ATOMIC_SEQ_CST);
-    (void)ipc_send(c->fd, &doorbell, 1, NULL, 0);
+    if ((c->w.features & IPC_FEATURE_SHUT_BELL) != 0)
+        ipc_bell_shut(c->fd, SHUT_WR);
+    else
+        (void)ipc_send(c->fd, &doorbell, 1, NULL, 0);
 }
 
 static int64_t now_ms(void)

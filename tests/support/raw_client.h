@@ -18,8 +18,8 @@ struct raw_client {
     const volatile struct ipc_reply_words *theirs;
 };
 
-/* Connects and shakes hands. 0 or -errno. */
-int raw_connect(struct raw_client *c, const char *path);
+/* Connects and shakes hands, with these features wanted. 0 or -errno. */
+int raw_connect(struct raw_client *c, const char *path, uint64_t features);
 /* Everything but the hang-up: the maps go, the socket stays. */
 void raw_unmap(struct raw_client *c);
 void raw_close(struct raw_client *c);

@@ -15,7 +15,7 @@ void raw_service_init(struct raw_service *s)
     int pair[2];
 
     memset(s, 0, sizeof(*s));
-    ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 1, &s->w);
+    ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 0, 1, &s->w);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
         ipc_region_make(&s->request, "quern-request", s->w.request_size, IPC_PAGE) < 0 ||
         ipc_region_make(&s->reply, "quern-reply", s->w.reply_size, IPC_PAGE) < 0) {

@@ -39,7 +39,7 @@ static void start(struct client *c)
     assert_int_equal(ipc_session_new(&c->session, &peer), 0);
     ipc_plan_hello(&limits.preset, &hello);
     assert_int_equal(ipc_send(c->fd, &hello, sizeof(hello), NULL, 0), 0);
-    assert_int_equal(ipc_session_receive(c->session), IPC_RECEIVED_HELLO);
+    assert_int_equal(ipc_session_receive(c->session, 0), IPC_RECEIVED_HELLO);
     assert_int_equal(ipc_session_open(c->session, &limits, 1), 0);
     assert_int_equal(ipc_receive(c->fd, &c->w, sizeof(c->w), fds, 2, &n_fds, 0), sizeof(c->w));
     assert_int_equal(ipc_region_map(&c->request, fds[0], c->w.request_size, 1, why, sizeof(why)),
