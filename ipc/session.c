@@ -274,8 +274,9 @@ int ipc_session_open(struct ipc_session *s, const struct ipc_limits *limits, uin
     /* An open session is asleep until its first doorbell: nobody needs to poll it before. */
     ipc_want_arm(&s->want, IPC_WANT_RECORDS);
     if (has_shut_bell(s)) /* nothing follows the hello */
-        ipc_bell_shut(s->peer.fd, SHUT_RD);
-    r = ipc_send(s->peer.fd, &s->plan, sizeof(s->plan), fds, 2);
+        r = ipc_bell_shut(s->peer.fd, SHUT_RD);
+    if (r == 0)
+        r = ipc_send(s->peer.fd, &s->plan, sizeof(s->plan), fds, 2);
     close(fds[1]);
     if (r < 0)
         goto fail;
@@ -577,7 +578,7 @@ int ipc_session_ring(struct ipc_session *s)
         return 0;
     int r = 0;
     if (has_shut_bell(s))
-        ipc_bell_shut(s->peer.fd, SHUT_RD);
+        r = ipc_bell_shut(s->peer.fd, SHUT_RD);
     else
         r = ipc_send(s->peer.fd, &doorbell, 1, NULL, 0);
     if (r == 0)

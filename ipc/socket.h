@@ -87,8 +87,9 @@ ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned ma
 #define IPC_SHUT_BELL_SERVICE (EPOLLIN | EPOLLRDHUP | EPOLLET)
 #define IPC_SHUT_BELL_CLIENT  (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
 
-/* Rings; how: SHUT_RD for the service, SHUT_WR for the client. */
-void ipc_bell_shut(int fd, int how);
+/* Rings; how: SHUT_RD for the service, SHUT_WR for the client. 0, or -EACCES … where a security module
+ * forbids it; a peer that is gone is noticed in epoll. */
+int ipc_bell_shut(int fd, int how);
 /* Does this kernel make an edge of each? Tried once for the process. */
 bool ipc_bell_shut_works(void);
 

@@ -263,7 +263,8 @@ static void poll_client(struct service *s, struct client *c)
         take_requests(s, c);
     c->empty_polls = r ? 0 : c->empty_polls + 1;
     if (c->rung)
-        receive(s, c, EPOLLIN); /* before the ring is armed again, else its next doorbell would be lost */
+        receive(s, c,
+                EPOLLIN); /* before the ring is armed again, else its next doorbell would be lost */
     if (c->empty_polls < EMPTY_POLLS_MAX || c->broken)
         return;
     c->empty_polls = 0;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define SYSTEM_SOCKET "/run/quern/quern.sock"
@@ -151,7 +152,12 @@ static int watch_edges(quern *q)
     q->edge_fd = epoll_create1(EPOLL_CLOEXEC);
     if (q->edge_fd < 0 || epoll_ctl(q->edge_fd, EPOLL_CTL_ADD, q->fd, &event) < 0)
         return quern_fail(NULL, -errno, "Cannot watch the connection: %s.", strerror(errno));
-    return 0;
+    int r = ipc_bell_shut(q->fd, SHUT_WR); /* whether it may is known now, not at the first sleep */
+    return r < 0 ? quern_fail(NULL, r,
+                              "This program may not shut its socket down, which is how it "
+                              "rings the service: %s.",
+                              strerror(-r))
+                 : 0;
 }
 
 /* A page that reads as zero in a child of fork: knowing who we are without a system call. */

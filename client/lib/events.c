@@ -304,7 +304,7 @@ void quern_ring(quern *q)
     if (!ipc_bell_due(&q->bell))
         return;
     if (q->edge_fd >= 0)
-        ipc_bell_shut(q->fd, SHUT_WR);
+        (void)ipc_bell_shut(q->fd, SHUT_WR);
     else
         (void)ipc_send(q->fd, &doorbell, 1, NULL, 0);
 }

@@ -53,10 +53,9 @@ enum kind {
 };
 
 static const char *const kind_names[N_KINDS] = {
-    "raw futex wake, asleep",       "unix socket packet, asleep", "eventfd in poll, asleep",
-    "shutdown in epoll, asleep",
-    "submit to first look, asleep", "event to reader, asleep",    "submit to first look, spinning",
-    "event to reader, spinning",
+    "raw futex wake, asleep",         "unix socket packet, asleep",   "eventfd in poll, asleep",
+    "shutdown in epoll, asleep",      "submit to first look, asleep", "event to reader, asleep",
+    "submit to first look, spinning", "event to reader, spinning",
 };
 
 /* Everything that both processes see, apart from the session under test. */
@@ -362,7 +361,7 @@ static void client_shut(void)
 
         usleep(1000);
         shared->stamp_ns = now_ns();
-        ipc_bell_shut(shut[1], SHUT_WR);
+        check(ipc_bell_shut(shut[1], SHUT_WR) == 0, "shutdown");
         while (__atomic_load_n(&shared->shut_answer, __ATOMIC_SEQ_CST) == seen)
             sched_yield();
     }
@@ -470,7 +469,7 @@ int main(int argc, char **argv)
     check(shared != MAP_FAILED, "mmap");
     check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0, "socketpair");
     check(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, shut) == 0, "socketpair");
-    ipc_bell_shut(shut[1], SHUT_WR);
+    check(ipc_bell_shut(shut[1], SHUT_WR) == 0, "shutdown");
     event_fd = eventfd(0, 0);
     check(event_fd >= 0, "eventfd");
     check(ipc_listener_init(&listener, path, 0600, why, sizeof(why)) == 0, why);

@@ -498,8 +498,10 @@ static _Noreturn void send_trap(volatile char *state)
     int fd = ipc_connect(path);
     char control[CMSG_SPACE(sizeof(int))] = {0};
     struct iovec iov = {"x", 1};
-    struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof(control)};
     struct cmsghdr *cmsg = (void *)control;
     *cmsg = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
     memcpy(CMSG_DATA(cmsg), &event_fd, sizeof(int));
@@ -513,7 +515,8 @@ static _Noreturn void send_trap(volatile char *state)
 
 static void test_descriptor_trap(void **state)
 {
-    volatile char *fate = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    volatile char *fate =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     (void)state;
     assert_ptr_not_equal(fate, MAP_FAILED);

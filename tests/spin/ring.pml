@@ -14,6 +14,7 @@
  *   nothing lost or repeated        each side asserts the exact content of what it reads
  *   one final event per request     asserted by the client; the kept slot by the service
  *
+ * -DEDGES: the client's doorbells are edges, taken by the sleep that they end (the service's always are).
  * -DDISCONNECT=1 lets the client vanish between any two of its steps, 2 the service.
  * -DM_… breaks one rule; tests/spin/run.sh checks that each of these fails.
  */
@@ -175,7 +176,7 @@ active proctype client()
             :: tail > read || (submitted < REQUESTS && !room_wanted) -> skip
             :: else ->
                 /* Nothing to do: arm_and_look, then poll. */
-#ifndef M_DRAIN_AFTER_ARM
+#if !defined(M_DRAIN_AFTER_ARM) && !defined(EDGES)
                 bell_to_client = 0;
 #endif
 #ifdef M_LOOK_THEN_FLAG
@@ -205,7 +206,11 @@ active proctype client()
                 :: tail > read || (room_wanted && submitted - head < SUBMIT_ENTRIES) -> skip
                 :: else ->
                     if
+#ifdef EDGES
+                    :: bell_to_client > 0 -> bell_to_client = 0
+#else
                     :: bell_to_client > 0 -> skip
+#endif
 #ifndef M_DEAF_TO_HANG_UP
                     :: service_gone -> break
 #endif

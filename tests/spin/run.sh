@@ -36,6 +36,7 @@ check() {
 
 check 'the protocol' ok
 check 'more tokens than the ring has slots' ok -DREQUESTS=1 -DTOKENS=2
+check 'doorbells as edges' ok -DEDGES -DREQUESTS=1 -DTOKENS=2
 check 'the client vanishes' ok -DDISCONNECT=1 -DREQUESTS=1 -DTOKENS=2
 check 'the service vanishes' ok -DDISCONNECT=2 -DREQUESTS=1 -DTOKENS=2
 
@@ -60,6 +61,7 @@ check 'a final event twice' 'assertion violated' -DM_FINAL_TWICE
 if [ "${1:-}" = deep ]; then
     memory_mb=8000
     check 'deep: store buffers of 4' ok -DBUFFER=4
+    check 'deep: doorbells as edges' ok -DEDGES
     check 'deep: two in flight, longer rings' ok -DSUBMIT_ENTRIES=2 -DEVENT_ENTRIES=4 -DSOCKET=2
     check 'deep: two requests, two tokens each' ok -DTOKENS=2
     check 'deep: three tokens' ok -DREQUESTS=1 -DTOKENS=3 -DBUFFER=4

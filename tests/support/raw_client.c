@@ -80,7 +80,7 @@ void raw_publish(struct raw_client *c, uint64_t tail)
 
     __atomic_store_n(&c->ours->submit_tail, tail, __ATOMIC_SEQ_CST);
     if ((c->w.features & IPC_FEATURE_SHUT_BELL) != 0)
-        ipc_bell_shut(c->fd, SHUT_WR);
+        (void)ipc_bell_shut(c->fd, SHUT_WR);
     else
         (void)ipc_send(c->fd, &doorbell, 1, NULL, 0);
 }
