@@ -30,18 +30,14 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/quern-emulator
 work=$(mktemp -d "${TMPDIR:-/tmp}/quern-emulator.XXXXXX")
 emulator=
 trap '[ -z "$emulator" ] || kill "$emulator" 2>/dev/null || :; rm -rf "$work"' EXIT
-mkdir -p "$cache" "$work/initrd/bin" "$work/initrd/quern/build/tests/tools" "$work/iso/isolinux"
-if [ ! -e "$cache/vmlinuz" ]; then
-    image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-    if ! (cd "$work" && apt-get download -qq "$image" && dpkg -x "$image"_*.deb kernel) >/dev/null 2>&1; then
-        echo "no AVX-512 here, and the emulator's kernel cannot be fetched: linux-image-cloud-amd64"
-        exit 77
-    fi
-    cp "$work"/kernel/boot/vmlinuz-* "$cache/vmlinuz"
+mkdir -p "$work/initrd/bin" "$work/initrd/quern/build/tests/tools" "$work/iso/isolinux"
+. tests/support/kernel.sh
+if ! kernel_get; then
+    echo "no AVX-512 here, and the emulator's kernel cannot be fetched: linux-image-cloud-amd64"
+    exit 77
 fi
 
 # ---- the guest: our programs, their libraries and a shell ------------------------------------
@@ -77,7 +73,7 @@ END
 # ---- the machine -----------------------------------------------------------------------------
 # clearcpuid: Bochs 2.7 misreports leaf 0xD; without it the kernel turns XSAVE off, and every AVX-512
 # instruction traps.
-cp "$cache/vmlinuz" /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/isolinux/"
+cp "$kernel/vmlinuz" /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/isolinux/"
 cat >"$work/iso/isolinux/isolinux.cfg" <<'END'
 default t
 prompt 0
