@@ -231,87 +231,144 @@ static int use_folder(const char *folder, char *why, size_t why_size)
     return 0;
 }
 
-/* How a name that is not ours differs: keys are SOURCE-LAYOUT. */
-static const char *difference(const char *name, const char *key)
+/* The descriptors that systemd gave back: their names and how many. With `last` for the last time: the
+ * numbers may belong to other files afterwards. */
+static int given_by_systemd(char ***ret_names, bool last)
 {
-    const char *theirs = name + strlen(PREFIX);
-    size_t source = strcspn(key, "-") + 1;
-    if (strlen(theirs) > source && strncmp(theirs, key, source) == 0)
-        return "it was made by another version of quern";
-    return "it belongs to another model file, or the file changed";
+    *ret_names = NULL;
+    const int n = sd_listen_fds_with_names(last, ret_names);
+    return *ret_names && n > 0 ? n : 0;
+}
+
+static void free_names(char **names, int n)
+{
+    for (int i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+}
+
+static bool is_of_key(const char *name, const struct mm_store *store)
+{
+    return strncmp(name, PREFIX, strlen(PREFIX)) == 0 &&
+           strcmp(name + strlen(PREFIX), store->key) == 0;
 }
 
 static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store, size_t size,
                               char *why, size_t why_size)
 {
-    char **names = NULL;
+    char **names;
     int found = -ENOENT;
-    /* Not a second time: the numbers may belong to other files by then. */
-    int n_fds = sd_listen_fds_with_names(1, &names);
-    for (int i = 0; i < n_fds; i++) {
-        int fd = FDS_START + i;
-        char *name = names[i];
-        if (strncmp(name, PREFIX, strlen(PREFIX)) == 0 && found != 0) {
-            int seals = fcntl(fd, F_GET_SEALS);
-            const char *wrong = NULL;
-            if (strcmp(name + strlen(PREFIX), store->key) != 0)
-                wrong = difference(name, store->key);
-            else if (seals < 0 || (seals & SEALS) != SEALS)
-                wrong = "it is not sealed";
-            else if (mm_arena_open_file(ret, size, fd) < 0)
-                wrong = "it is too small";
-            if (wrong != NULL) {
-                mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", name, wrong);
-                remove_from_systemd(name);
+    const int n = given_by_systemd(&names, false);
+    for (int i = 0; i < n && found != 0; i++) {
+        if (!is_of_key(names[i], store))
+            continue;
+        int seals = fcntl(FDS_START + i, F_GET_SEALS), fd = -1;
+        const char *wrong = NULL;
+        if (seals < 0 || (seals & SEALS) != SEALS)
+            wrong = "it is not sealed";
+        else if ((fd = fcntl(FDS_START + i, F_DUPFD_CLOEXEC, FDS_START + n)) < 0)
+            wrong = strerror(errno);
+        else if (mm_arena_open_file(ret, size, fd) < 0)
+            wrong = "it is too small";
+        if (wrong != NULL) {
+            mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", names[i], wrong);
+            remove_from_systemd(names[i]);
+            if (fd >= 0)
                 close(fd);
-            } else {
-                found = 0;
-            }
+        } else {
+            found = 0;
         }
-        free(name);
     }
-    free(names);
+    free_names(names, n);
     return found;
 }
 
 static int adopt_from_folder(struct mm_arena *ret, const struct mm_store *store, size_t size,
                              char *why, size_t why_size)
 {
-    DIR *dir = opendir(store->folder);
-    if (dir == NULL)
+    char path[sizeof store->folder + 128];
+    snprintf(path, sizeof path, "%s/%s%s", store->folder, PREFIX, store->key);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 && errno == ENOENT)
         return -ENOENT;
-    char ours[sizeof PREFIX + MM_STORE_KEY_BYTES + 1];
-    snprintf(ours, sizeof ours, "%s%s", PREFIX, store->key);
-    int found = -ENOENT;
+    const char *wrong = "it is no file of ours";
+    if (fd >= 0 && check_file(fd) == 0) {
+        wrong = flock(fd, LOCK_SH | LOCK_NB) < 0        ? "it is being dropped"
+                : mm_arena_open_file(ret, size, fd) < 0 ? "it is too small"
+                                                        : NULL;
+    }
+    if (wrong == NULL)
+        return 0;
+    if (fd >= 0)
+        close(fd);
+    if (drop_unused_file(AT_FDCWD, path))
+        mm_why_add(why, why_size, "Dropped the kept weights %s%s: %s.", PREFIX, store->key, wrong);
+    return -ENOENT;
+}
+
+/* ---- what is of no use any more ------------------------------------------------------------ */
+
+/* How a name of weights that is none of ours differs, or NULL where it is. Keys are SOURCE-LAYOUT. */
+static const char *difference(const char *name, const struct mm_store *const *stores, size_t n)
+{
+    const char *theirs = name + strlen(PREFIX);
+    const char *differs = "it belongs to another model file, or the file changed";
+    const size_t length = strlen(theirs), part = strlen(UNDER_WAY);
+    for (size_t i = 0; i < n; i++) {
+        const size_t source = strcspn(stores[i]->key, "-") + 1;
+        if (is_of_key(name, stores[i]))
+            return NULL;
+        if (length > source && strncmp(theirs, stores[i]->key, source) == 0)
+            differs = "it was made by another version of quern";
+    }
+    return length > part && strcmp(theirs + length - part, UNDER_WAY) == 0 ? "it was never finished"
+                                                                           : differs;
+}
+
+static void sweep_systemd(const struct mm_store *const *stores, size_t n_stores, char *why,
+                          size_t why_size)
+{
+    char **names;
+    const int n = given_by_systemd(&names, true);
+    for (int i = 0; i < n; i++) {
+        if (strncmp(names[i], PREFIX, strlen(PREFIX)) != 0)
+            continue;
+        const char *wrong = difference(names[i], stores, n_stores);
+        if (wrong != NULL) {
+            mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", names[i], wrong);
+            remove_from_systemd(names[i]);
+        }
+        close(FDS_START + i); /* what was adopted has a descriptor of its own */
+    }
+    free_names(names, n);
+}
+
+static void sweep_folder(const struct mm_store *const *stores, size_t n_stores, char *why,
+                         size_t why_size)
+{
+    DIR *dir = opendir(stores[0]->folder);
+    if (dir == NULL)
+        return;
     for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         const char *name = entry->d_name;
         if (strncmp(name, PREFIX, strlen(PREFIX)) != 0)
             continue;
-        const char *wrong = difference(name, store->key);
-        if (strcmp(name, ours) == 0) {
-            int fd = openat(dirfd(dir), name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-            wrong = "it is no file of ours";
-            if (fd >= 0 && check_file(fd) == 0) {
-                wrong = flock(fd, LOCK_SH | LOCK_NB) < 0        ? "it is being dropped"
-                        : mm_arena_open_file(ret, size, fd) < 0 ? "it is too small"
-                                                                : NULL;
-            }
-            if (wrong == NULL) {
-                found = 0;
-                continue;
-            }
-            if (fd >= 0)
-                close(fd);
-        } else if (strlen(name) > strlen(UNDER_WAY) &&
-                   strcmp(name + strlen(name) - strlen(UNDER_WAY), UNDER_WAY) == 0) {
-            wrong = "it was never finished";
-        }
-        if (drop_unused_file(dirfd(dir), name))
+        const char *wrong = difference(name, stores, n_stores);
+        if (wrong != NULL && drop_unused_file(dirfd(dir), name))
             mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", name, wrong);
     }
     closedir(dir);
-    return found;
 }
+
+void mm_store_sweep(const struct mm_store *const *stores, size_t n, char *why, size_t why_size)
+{
+    if (stores[0]->place == MM_STORE_SYSTEMD)
+        sweep_systemd(stores, n, why, why_size);
+    else if (stores[0]->place == MM_STORE_FOLDER)
+        sweep_folder(stores, n, why, why_size);
+}
+
+/* ---- files --------------------------------------------------------------------------------- */
 
 static int check_file(int fd)
 {

@@ -6,8 +6,8 @@
  * with a 0600 file; such a file gets its final name when it is finished, and whoever uses one holds
  * a shared lock on it. Only huge pages can be kept.
  *
- * A key names what an arena holds (source and layout): a store of another key is dropped, with the
- * reason, by the one who looks for his, before he takes memory. */
+ * A key names what an arena holds (source and layout). Who has looked for all of his drops the others,
+ * with the reason, before he takes memory. */
 #ifndef QUERN_MM_STORE_H
 #define QUERN_MM_STORE_H
 
@@ -34,11 +34,15 @@ struct mm_store {
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
                   size_t why_size);
 
-/* Maps the arena of our key read-only, if it is there with this size or more (from systemd: once in a
- * process, since the descriptors it gave at the start are taken by it). Drops all others that nobody
- * uses; `why` says which and for what reason. 0, or -ENOENT. */
+/* Maps the arena of our key read-only, if it is there with this size or more (from systemd: until
+ * mm_store_sweep). One of that key that will not do is dropped, and `why` has the reason. 0, or
+ * -ENOENT. */
 int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t size, char *why,
                    size_t why_size);
+
+/* Drops all arenas that nobody uses but those of these keys (n ≥ 1, of one place); adds to `why` which
+ * and for what reason. Called once all keys have been looked for: systemd's descriptors are closed. */
+void mm_store_sweep(const struct mm_store *const *stores, size_t n, char *why, size_t why_size);
 
 /* mm_arena_begin, on memory that the store can keep if there is any; the policy holds. */
 int mm_store_begin(struct mm_arena *ret, const struct mm_store *store, size_t size,

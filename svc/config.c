@@ -12,6 +12,10 @@
 
 enum { N_ROWS_MAX = 64, WORD_MAX = 40 };
 
+#define MODEL     "model " /* [model NAME] */
+#define MODEL_LEN (sizeof MODEL - 1)
+#define FILE_KEY  "file" /* in it: no row of the table */
+
 struct reading {
     struct options *options;
     config_problem_fn *fn;
@@ -24,7 +28,11 @@ struct reading {
     FILE *file;
     int line;             /* that was read last */
     int seen[N_ROWS_MAX]; /* line of each row of options_table; 0: not yet */
-    char *buffer;         /* getline's */
+    struct {
+        char name[OPTIONS_MODEL_NAME_MAX + 1]; /* "": none yet */
+        int seen[N_ROWS_MAX + 1];              /* the last one: of its file */
+    } models[OPTIONS_MODELS_MAX];
+    char *buffer; /* getline's */
     size_t buffer_size;
     char unknown[WORD_MAX]; /* section whose problem was told already */
 };
@@ -122,11 +130,52 @@ static void unknown_section(struct reading *r, const char *section)
             nearest ? nearest : "", nearest ? "]?" : ".");
 }
 
+/* Where the lines of a model's section are noted; NULL where there is no room: it is refused then. */
+static int *seen_of(struct reading *r, const char *name)
+{
+    for (uint32_t i = 0; i < OPTIONS_MODELS_MAX; i++) {
+        if (!*r->models[i].name)
+            snprintf(r->models[i].name, sizeof r->models[i].name, "%s", name);
+        if (!strcmp(r->models[i].name, name))
+            return r->models[i].seen;
+    }
+    return NULL;
+}
+
+/* A key in [model NAME]: its file, or a value that each model may have for itself. */
+static void take_of_model(struct reading *r, const char *model, const char *name, const char *value)
+{
+    char why[200] = "";
+    const bool is_file = !strcmp(name, FILE_KEY);
+    const struct option_row *row = is_file ? NULL : options_find(name);
+    if (!is_file && (!row || !row->each)) {
+        problem(r,
+                "There is no key \"%.40s\" for one model; there are file, context, sequences, kv, "
+                "kv-bytes, rope-scaling, rope-factor and rope-original.",
+                name);
+        return;
+    }
+    int *seen = seen_of(r, model);
+    if (seen) {
+        int *line = &seen[is_file ? N_ROWS_MAX : row - options_table];
+        if (*line)
+            problem(r, "\"%s\" was given in line %d already.", name, *line);
+        *line = r->line;
+    }
+    int rc = options_set_of(r->options, model, row, value, why, sizeof why);
+    if (rc < 0)
+        problem(r, "%s %s", name, rc == -ENOMEM ? "found no memory." : why);
+}
+
 static int take(void *arg, const char *section, const char *name, const char *value)
 {
     struct reading *r = arg;
     char why[200] = "";
     const struct option_row *row = options_find(name);
+    if (!strncmp(section, MODEL, MODEL_LEN)) {
+        take_of_model(r, section + MODEL_LEN, name, value);
+        return 1;
+    }
     if (*section && !is_section(section)) {
         unknown_section(r, section);
         return 1;
@@ -160,6 +209,7 @@ static int read_file(struct reading *r, const char *path)
     r->path = path;
     r->line = 0;
     memset(r->seen, 0, sizeof r->seen);
+    memset(r->models, 0, sizeof r->models);
     r->unknown[0] = 0;
     r->file = fopen(path, "re");
     if (!r->file) {

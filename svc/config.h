@@ -1,5 +1,7 @@
 /* quern.conf: INI (read by libinih), sections and keys as options_table names them.
  *
+ * A section [model NAME] is of one model: its file, and values for it alone.
+ *
  * FILE is read first, then FILE.d/ in the order of their names (those that end in .conf); later values count. A key that
  * is unknown, misplaced, given twice in one file or has a value out of its range is a problem, named
  * with file and line, and with the nearest name where there is one. */

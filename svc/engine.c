@@ -45,6 +45,12 @@ static const char *name_of(const struct engine *e)
     return e && e->model ? model_name(e->model) : NULL;
 }
 
+const char *engine_name(const struct engine *engine)
+{
+    const struct model *model = engine->model ? engine->model : engine->coming;
+    return model ? model_name(model) : engine->own.name ? engine->own.name : "";
+}
+
 void engine_pump(struct request *request)
 {
     struct request *q = request;
@@ -247,7 +253,7 @@ void engine_figures(const struct engine *engine, struct figures_model *ret)
     snprintf(m->name, sizeof m->name, "%s", model_name(e->model));
     m->running = sched_n_running(e->sched);
     m->waiting = sched_n_waiting(e->sched);
-    m->sequences_max = e->options->sequences;
+    m->sequences_max = e->own.sequences;
     m->kv_pages = mm_kv_n_pages(e->kv);
     m->kv_pages_cached = prefix_n_idle(e->prefix);
     m->kv_pages_used = m->kv_pages - mm_kv_n_free(e->kv) - m->kv_pages_cached;

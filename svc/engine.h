@@ -39,15 +39,18 @@ struct engine {
     const struct options *options; /* of shared, as are these two */
     struct policy *policy;
     struct ops_pool *pool;
-    uint32_t slot;       /* in accounts: which of the models this is */
-    struct model *model; /* NULL while loading */
+    struct options_model own;
+    uint32_t slot;          /* in accounts: which of the models this is */
+    struct model *coming;   /* opened, and not loaded yet */
+    struct model_need need; /* of it */
+    struct model *model;    /* NULL while loading */
     struct mm_kv *kv;
     struct prefix *prefix;
     struct pins *pins;
     struct forward *forward;
     struct sched *sched;
     struct prepare prepare;
-    uint32_t context;
+    uint32_t context, n_pages; /* positions of a sequence; pages of kv */
     struct sampler **samplers; /* (n_threads) */
     float *logits;             /* (n_logit_rows, n_vocab) */
     uint32_t n_logit_rows;
@@ -67,18 +70,24 @@ struct engine {
 };
 
 /* An engine without a model. NULL: no memory. */
-struct engine *engine_new(struct engine_shared *shared, uint32_t slot);
-void engine_free(struct engine *engine); /* no request is its any more */
+struct engine *engine_new(struct engine_shared *shared, const struct options_model *own,
+                          uint32_t slot);
+/* No sequence waits or runs, and no request is its any more. */
+void engine_free(struct engine *engine);
 
-/* Loads the model and makes what depends on it. `progress` is called from time to time; a negative
- * return of it ends the load with that value. */
-int engine_load(struct engine *engine, size_t input_bytes_max,
-                int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
+/* Opens the model file: from then on it is known what it needs. `progress` is called from time to time
+ * while it is loaded; a negative return of it ends the load with that value. 0 or -errno with a
+ * sentence, as the next two. */
+int engine_open(struct engine *engine, int (*progress)(void *arg, uint64_t done, uint64_t total),
+                void *arg, char *why, size_t why_size);
+
+/* Shares out memory among engines that are open and not loaded; with what is loaded already they may
+ * have no more than limit_bytes (0: no limit). Refuses before anything is read. */
+int engine_plan(struct engine *const *engines, size_t n, uint64_t limit_bytes, char *why,
                 size_t why_size);
 
-/* Lets go of the model and what depends on it, so that another can be loaded. No sequence waits or
- * runs. */
-void engine_unload(struct engine *engine);
+/* Loads the model and makes what depends on it. */
+int engine_load(struct engine *engine, size_t input_bytes_max, char *why, size_t why_size);
 
 /* After the load, until it returns 0 or an error: whether all memory that was promised has come. 1: it
  * is on its way still; -ENOMEM with a sentence: it has not, and nothing can be computed. */
@@ -105,6 +114,9 @@ void engine_log_refusal(const struct engine *engine, struct policy *policy,
 
 /* Forgets what a client that is gone has pinned. */
 void engine_drop_client(struct engine *engine, const struct client *client);
+
+/* What requests call its model; "" where that is not known yet. */
+const char *engine_name(const struct engine *engine);
 
 /* Whether no sequence waits or runs. */
 bool engine_is_idle(const struct engine *engine);

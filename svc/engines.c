@@ -41,37 +41,150 @@ static void disown(struct engines *s, const struct engine *e)
     figures_add(&s->past, &e->totals);
 }
 
-void engines_unload(struct engines *engines)
+static void remove_engine(struct engines *s, uint32_t i)
 {
-    while (engines->n > 0) {
-        struct engine *e = engines->all[--engines->n];
-        disown(engines, e);
-        engine_free(e);
-    }
-    engines->hold = ENGINES_LOADING;
-    engines->load_done = engines->load_total = 0;
+    struct engine *e = s->all[i];
+    s->n--;
+    memmove(s->all + i, s->all + i + 1, (s->n - i) * sizeof(struct engine *));
+    disown(s, e);
+    engine_free(e);
 }
 
 void engines_done(struct engines *engines)
 {
-    engines_unload(engines);
+    while (engines->n > 0)
+        remove_engine(engines, 0);
     ops_pool_free(engines->shared.pool);
     *engines = (struct engines){0};
 }
 
-int engines_load(struct engines *engines, size_t input_bytes_max,
-                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
-                 size_t why_size)
+static struct engine *engine_of(const struct engines *s, const struct options_model *own)
 {
-    struct engines *s = engines;
-    int r = mm_numa_set(s->shared.options->numa, why, why_size);
+    for (uint32_t i = 0; i < s->n; i++)
+        if (options_same_model(&s->all[i]->own, own))
+            return s->all[i];
+    return NULL;
+}
+
+void engines_hold(struct engines *engines, const struct options_models *models)
+{
+    for (uint32_t i = 0; i < engines->n; i++) {
+        struct engine *e = engines->all[i];
+        e->is_held = true;
+        for (uint32_t k = 0; k < models->n; k++)
+            e->is_held = e->is_held && !options_same_model(&e->own, &models->all[k]);
+    }
+}
+
+static uint32_t free_slot(const struct engines *s)
+{
+    uint32_t slot = 0;
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->all[i]->slot == slot) {
+            slot++;
+            i = UINT32_MAX; /* from the first again */
+        }
+    return slot;
+}
+
+/* Puts engines in the order of the list, new ones where there are none. The new ones are also in
+ * `ret`. */
+static int add_engines(struct engines *s, const struct options_models *models, struct engine **ret,
+                       uint32_t *ret_n)
+{
+    *ret_n = 0;
+    for (uint32_t i = 0; i < models->n; i++) {
+        struct engine *e = engine_of(s, &models->all[i]);
+        uint32_t at = 0;
+        if (!e) {
+            e = engine_new(&s->shared, &models->all[i], free_slot(s));
+            if (!e)
+                return -ENOMEM;
+            s->all[s->n++] = e;
+            ret[(*ret_n)++] = e;
+        }
+        while (s->all[at] != e)
+            at++;
+        memmove(s->all + i + 1, s->all + i, (at - i) * sizeof(struct engine *));
+        s->all[i] = e;
+    }
+    return 0;
+}
+
+/* Names tell models apart. */
+static int check_names(const struct engines *s, char *why, size_t why_size)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        for (uint32_t k = 0; k < i; k++)
+            if (!strcmp(engine_name(s->all[i]), engine_name(s->all[k]))) {
+                snprintf(why, why_size,
+                         "Two models are called \"%.60s\"; give one another name: --model "
+                         "NAME=%.100s.",
+                         engine_name(s->all[i]), s->all[i]->own.path);
+                return -EINVAL;
+            }
+    return 0;
+}
+
+/* Opens the new ones, and makes sure that there is memory for them beside the others. */
+static int open_engines(struct engines *s, struct engine *const *new, uint32_t n,
+                        int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                        char *why, size_t why_size)
+{
+    const uint64_t limit = s->shared.options->memory_limit_bytes;
+    struct model *models[OPTIONS_MODELS_MAX];
+    uint64_t taken = 0;
+    uint32_t n_models = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        int r = engine_open(new[i], progress, arg, why, why_size);
+        if (r < 0)
+            return r;
+        models[n_models++] = new[i]->coming; /* first: what is swept is told with the first */
+    }
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->all[i]->model) {
+            models[n_models++] = s->all[i]->model;
+            taken += s->all[i]->need.weights + s->all[i]->need.kv + s->all[i]->need.scratch;
+        }
+    int r = check_names(s, why, why_size);
     if (r < 0)
         return r;
-    struct engine *e = engine_new(&s->shared, 0);
-    if (!e)
-        return -ENOMEM;
-    s->all[s->n++] = e;
-    return engine_load(e, input_bytes_max, progress, arg, why, why_size);
+    model_sweep(models, n_models);
+    return engine_plan(new, n, limit == 0 ? 0 : limit > taken ? limit - taken : 1, why, why_size);
+}
+
+int engines_load(struct engines *engines, const struct options_models *models,
+                 size_t input_bytes_max, int (*progress)(void *arg, uint64_t done, uint64_t total),
+                 void *arg, char *why, size_t why_size)
+{
+    struct engines *s = engines;
+    struct engine *new[OPTIONS_MODELS_MAX];
+    uint32_t n_new = 0;
+    s->hold = ENGINES_LOADING;
+    s->load_done = s->load_total = 0;
+    engines_hold(s, models);
+    for (uint32_t i = s->n; i-- > 0;) {
+        if (!s->all[i]->is_held)
+            continue;
+        model_let_go(s->all[i]->model);
+        remove_engine(s, i);
+    }
+    int r = mm_numa_set(s->shared.options->numa, why, why_size);
+    if (r == 0)
+        r = add_engines(s, models, new, &n_new);
+    if (r == 0)
+        r = open_engines(s, new, n_new, progress, arg, why, why_size);
+    s->n_loading = n_new;
+    for (uint32_t i = 0; i < n_new && r == 0; i++) {
+        s->loading = new[i];
+        s->n_loaded = i;
+        r = engine_load(new[i], input_bytes_max, why, why_size);
+    }
+    s->loading = NULL;
+    for (uint32_t i = s->n; i-- > 0 && r < 0;)
+        if (!s->all[i]->model)
+            remove_engine(s, i);
+    return r;
 }
 
 int engines_settle(struct engines *engines, char *why, size_t why_size)
@@ -95,8 +208,8 @@ static struct engine *find(const struct engines *s, const struct ipc_request_rec
 {
     for (uint32_t i = 0; i < s->n && r->model_bytes; i++) {
         const struct engine *e = s->all[i];
-        if (e->model && strlen(model_name(e->model)) == r->model_bytes &&
-            !memcmp(model_name(e->model), name, r->model_bytes))
+        if (strlen(engine_name(e)) == r->model_bytes &&
+            !memcmp(engine_name(e), name, r->model_bytes))
             return s->all[i];
     }
     for (uint32_t i = 0; i < s->n && r->prefix && !r->model_bytes; i++)
@@ -116,7 +229,7 @@ static void refuse_name(const struct engines *s, struct request *q)
     size_t n = 0;
     for (uint32_t i = 0; i < s->n && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s\"%.80s\"", i ? ", " : "",
-                              model_name(s->all[i]->model));
+                              engine_name(s->all[i]));
     q->prepared = true;
     request_end(q, IPC_REASON_FAILED, IPC_CODE_NO_MODEL,
                 "No model \"%.*s\" is served here; this service has %s.",
@@ -261,17 +374,12 @@ void engines_stop(struct engines *engines, bool held_too, const char *sentence)
         }
 }
 
-bool engines_are_idle(const struct engines *engines)
+bool engines_are_idle(const struct engines *engines, bool held_only)
 {
-    bool some_held = false, all_idle = true, held_idle = true;
-    for (uint32_t i = 0; i < engines->n; i++) {
-        const struct engine *e = engines->all[i];
-        const bool idle = engine_is_idle(e);
-        some_held = some_held || e->is_held;
-        held_idle = held_idle && (idle || !e->is_held);
-        all_idle = all_idle && idle;
-    }
-    return some_held && engines->hold != ENGINES_CLOSED ? held_idle : all_idle;
+    for (uint32_t i = 0; i < engines->n; i++)
+        if ((engines->all[i]->is_held || !held_only) && !engine_is_idle(engines->all[i]))
+            return false;
+    return true;
 }
 
 void engines_pump(struct client *client)
@@ -375,7 +483,8 @@ void engines_figures(const struct engines *engines, struct figures *ret)
 {
     const struct engines *s = engines;
     *ret = (struct figures){.uptime_us = engine_now_us() - s->started_us,
-                            .clients = s->shared.policy->n_connections};
+                            .clients = s->shared.policy->n_connections,
+                            .is_ready = s->hold != ENGINES_LOADING};
     for (uint32_t i = 0; i < s->n; i++)
         if (s->all[i]->model)
             engine_figures(s->all[i], &ret->models[ret->n_models++]);

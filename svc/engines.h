@@ -23,6 +23,8 @@ struct engines {
     const struct client_list *clients; /* the service's: who has requests is among the busy */
     enum engines_hold hold;
     uint64_t load_done, load_total; /* bytes, for progress */
+    const struct engine *loading;   /* the one whose model is read just now, or NULL */
+    uint32_t n_loaded, n_loading;   /* of those that are loaded together: before it; in all */
     struct figures_counters past;   /* of models that are gone, and of requests that had none */
     uint64_t started_us;
 };
@@ -32,14 +34,16 @@ int engines_init(struct engines *engines, const struct options *options, struct 
                  const struct client_list *clients, char *why, size_t why_size);
 void engines_done(struct engines *engines); /* no client has requests any more */
 
-/* Loads the models, one after the other, and makes what depends on them. `progress` is called from
- * time to time; a negative return of it ends the load with that value. */
-int engines_load(struct engines *engines, size_t input_bytes_max,
-                 int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
-                 size_t why_size);
+/* Makes the models those of this list: those that are there stay as they are, others go (no sequence of
+ * theirs waits or runs; requests that are held stay), and what is new is loaded, one after the other.
+ * `progress` is called from time to time; a negative return of it ends the load with that value. On
+ * failure what is new is gone again. Then comes engines_loaded. */
+int engines_load(struct engines *engines, const struct options_models *models,
+                 size_t input_bytes_max, int (*progress)(void *arg, uint64_t done, uint64_t total),
+                 void *arg, char *why, size_t why_size);
 
-/* Lets go of the models. No sequence waits or runs; requests that are held stay. */
-void engines_unload(struct engines *engines);
+/* Holds requests for those models that are not in this list, and no others. */
+void engines_hold(struct engines *engines, const struct options_models *models);
 
 /* After the load: as engine_settle, of all. */
 int engines_settle(struct engines *engines, char *why, size_t why_size);
@@ -62,8 +66,8 @@ void engines_drop_client(struct engines *engines, struct client *client);
  * `held_too`; else only those of engines that are held, or of all where the service is closed. */
 void engines_stop(struct engines *engines, bool held_too, const char *sentence);
 
-/* Whether no sequence waits or runs; of the engines that are held, where some are. */
-bool engines_are_idle(const struct engines *engines);
+/* Whether no sequence waits or runs; of engines that are held, or of all. */
+bool engines_are_idle(const struct engines *engines, bool held_only);
 
 /* Hands out what a client has made room for. */
 void engines_pump(struct client *client);

@@ -51,7 +51,8 @@ struct figures_model {
 struct figures {
     uint64_t uptime_us;
     uint32_t clients;
-    uint32_t n_models; /* 0 while loading */
+    bool is_ready;     /* requests are computed */
+    uint32_t n_models; /* that are loaded */
     struct figures_model models[OPTIONS_MODELS_MAX];
 };
 

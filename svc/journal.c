@@ -13,7 +13,7 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
 
-enum { LINE_MAX_BYTES = 1024, FIELD_MAX_BYTES = 96, N_FIELDS = 7 };
+enum { LINE_MAX_BYTES = 2048, FIELD_MAX_BYTES = 96, N_FIELDS = 7 };
 
 static enum journal_level max_level = JOURNAL_INFO;
 static bool to_journal;

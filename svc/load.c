@@ -1,8 +1,6 @@
 /* Bringing an engine up: model, KV pool, scratch; each refusal in numbers. */
 #include "svc/step.h"
 
-#include "mm/memory.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +12,8 @@ enum {
     CHUNK_MAX = 512,
 };
 
-struct engine *engine_new(struct engine_shared *shared, uint32_t slot)
+struct engine *engine_new(struct engine_shared *shared, const struct options_model *own,
+                          uint32_t slot)
 {
     struct engine *e = calloc(1, sizeof *e);
     if (e)
@@ -22,14 +21,17 @@ struct engine *engine_new(struct engine_shared *shared, uint32_t slot)
                              .options = shared->options,
                              .policy = shared->policy,
                              .pool = shared->pool,
+                             .own = *own,
                              .slot = slot,
                              .spare_us = ENGINE_SPARE_US};
     return e;
 }
 
-void engine_unload(struct engine *engine)
+void engine_free(struct engine *engine)
 {
     struct engine *e = engine;
+    if (!e)
+        return;
     if (e->samplers)
         for (unsigned i = 0; i < ops_pool_n_threads(e->pool); i++)
             sampler_free(e->samplers[i]);
@@ -43,26 +45,8 @@ void engine_unload(struct engine *engine)
     prefix_free(e->prefix);
     forward_free(e->forward);
     mm_kv_free(e->kv);
-    model_free(e->model);
-    e->samplers = NULL;
-    e->logits = NULL;
-    e->spans = NULL;
-    e->rows = NULL;
-    e->prepare = (struct prepare){0};
-    e->sched = NULL;
-    e->pins = NULL;
-    e->prefix = NULL;
-    e->forward = NULL;
-    e->kv = NULL;
-    e->model = NULL;
-}
-
-void engine_free(struct engine *engine)
-{
-    if (!engine)
-        return;
-    engine_unload(engine);
-    free(engine);
+    model_free(e->model ? e->model : e->coming);
+    free(e);
 }
 
 static uint32_t pages_of(uint32_t n_positions)
@@ -70,54 +54,135 @@ static uint32_t pages_of(uint32_t n_positions)
     return (n_positions + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
 }
 
-/* Pages of the KV pool: what was asked for, else a few contexts within a quarter of the memory; at
- * least one context. */
-static int choose_pages(const struct engine *e, const struct model *model, uint32_t *ret, char *why,
-                        size_t why_size)
+/* ---- what is needed, before anything is read -------------------------------------------------- */
+
+static struct ops_rope_options rope_of(const struct options_model *o)
 {
+    return (struct ops_rope_options){
+        .scaling = o->rope_scaling == OPTIONS_ROPE_YARN     ? OPS_ROPE_YARN
+                   : o->rope_scaling == OPTIONS_ROPE_LINEAR ? OPS_ROPE_LINEAR
+                                                            : OPS_ROPE_NONE,
+        .factor = o->rope_factor > 0 ? o->rope_factor : 1,
+        .original_context = o->rope_original,
+    };
+}
+
+static void say_image_done(int error, const char *sentence)
+{
+    journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
+}
+
+int engine_open(struct engine *engine, int (*progress)(void *arg, uint64_t done, uint64_t total),
+                void *arg, char *why, size_t why_size)
+{
+    struct engine *e = engine;
     const struct options *o = e->options;
-    const uint64_t page_bytes =
-        (uint64_t)forward_kv_slice_bytes(model, o->kv_type) * model_shape(model)->n_layers;
-    const uint64_t one = pages_of(e->context);
-    uint64_t ordinary = UINT64_MAX, hugetlb = 0, left = UINT64_MAX;
-    if (mm_memory_available(&ordinary, &hugetlb) == 0)
-        left = ordinary + hugetlb;
-    if (o->memory_limit_bytes) {
-        uint64_t used = model_arena(model)->size;
-        uint64_t rest = o->memory_limit_bytes > used ? o->memory_limit_bytes - used : 0;
-        left = rest < left ? rest : left;
-    }
-    uint64_t n = o->kv_bytes ? o->kv_bytes / page_bytes : CONTEXTS_DEFAULT * one;
-    if (!o->kv_bytes && n > left / 4 / page_bytes)
-        n = left / 4 / page_bytes > one ? left / 4 / page_bytes : one;
+    struct model_options options = {.huge_pages = o->huge_pages,
+                                    .name = e->own.name,
+                                    .n_context = e->own.context,
+                                    .n_context_max = CONTEXT_DEFAULT,
+                                    .kv_type = e->own.kv_type,
+                                    .rope_override = e->own.rope_scaling != OPTIONS_ROPE_FILE,
+                                    .rope = rope_of(&e->own),
+                                    .image = o->image,
+                                    .cache_folder = o->cache_folder,
+                                    .store = o->store,
+                                    .image_done = say_image_done,
+                                    .progress = progress,
+                                    .progress_arg = arg};
+    int r = model_open(&e->coming, e->own.path, &options, why, why_size);
+    if (r < 0)
+        return r;
+    const uint32_t trained = model_shape(e->coming)->context_length;
+    e->context = e->own.context                         ? e->own.context
+                 : trained && trained < CONTEXT_DEFAULT ? trained
+                                                        : CONTEXT_DEFAULT;
+    model_need(e->coming, ops_pool_n_threads(e->pool), &e->need);
+    return 0;
+}
+
+static uint64_t page_bytes_of(const struct engine *e)
+{
+    return (uint64_t)forward_kv_slice_bytes(e->coming, e->own.kv_type) *
+           model_shape(e->coming)->n_layers;
+}
+
+/* Pages of the KV pool: what was asked for, else a few contexts within `part` of the memory; at
+ * least one context. `left`: what there is beside all weights. */
+static int choose_pages(struct engine *e, uint64_t left, uint64_t part, char *why, size_t why_size)
+{
+    const uint64_t page_bytes = page_bytes_of(e), one = pages_of(e->context);
+    uint64_t n = e->own.kv_bytes ? e->own.kv_bytes / page_bytes : CONTEXTS_DEFAULT * one;
+    if (!e->own.kv_bytes && n > part / page_bytes)
+        n = part / page_bytes > one ? part / page_bytes : one;
     if (n < one) {
         snprintf(why, why_size,
-                 "A context of %u positions needs %llu MiB of KV cache, but --kv-bytes gives %llu "
-                 "MiB; lower --context or raise it.",
-                 e->context, (unsigned long long)(one * page_bytes >> 20),
-                 (unsigned long long)(o->kv_bytes >> 20));
+                 "A context of %u positions of %s needs %llu MiB of KV cache, but --kv-bytes gives "
+                 "%llu MiB; lower --context or raise it.",
+                 e->context, e->need.name, (unsigned long long)(one * page_bytes >> 20),
+                 (unsigned long long)(e->own.kv_bytes >> 20));
         return -ENOMEM;
     }
     if (n > UINT32_MAX - 1 || n * page_bytes > left) {
         snprintf(why, why_size,
-                 "The KV cache needs %llu MiB, but %llu MiB of memory are left beside the weights; "
-                 "lower --context or --kv-bytes, or use --kv q8_0.",
-                 (unsigned long long)(n * page_bytes >> 20), (unsigned long long)(left >> 20));
+                 "The KV cache of %s needs %llu MiB, but %llu MiB of memory are left beside the "
+                 "weights; lower --context or --kv-bytes, or use --kv q8_0.",
+                 e->need.name, (unsigned long long)(n * page_bytes >> 20),
+                 (unsigned long long)(left >> 20));
         return -ENOMEM;
     }
-    *ret = (uint32_t)n;
+    e->n_pages = (uint32_t)n;
+    e->need.kv = n * page_bytes;
+    e->need.n_positions = n * OPS_KV_PAGE;
     return 0;
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+int engine_plan(struct engine *const *engines, size_t n, uint64_t limit_bytes, char *why,
+                size_t why_size)
+{
+    struct model_need needs[OPTIONS_MODELS_MAX];
+    const enum mm_huge_policy huge_pages = n ? engines[0]->options->huge_pages : MM_HUGE_OFF;
+    uint64_t left, part, limit = limit_bytes ? limit_bytes : UINT64_MAX, n_default = 0;
+    for (size_t i = 0; i < n; i++)
+        needs[i] = engines[i]->need;
+    int r = model_fit(needs, n, huge_pages, limit_bytes, why, why_size);
+    if (r == 0)
+        r = model_room(&left, why, why_size);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < n; i++) {
+        left = less(left, needs[i].is_there ? 0 : needs[i].weights);
+        limit = less(limit, needs[i].weights);
+    }
+    part = left = left < limit ? left : limit;
+    for (size_t i = 0; i < n; i++) { /* a quarter of what no model asks for by number */
+        part = less(part, engines[i]->own.kv_bytes);
+        n_default += !engines[i]->own.kv_bytes;
+    }
+    part = n_default ? part / 4 / n_default : 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = choose_pages(engines[i], left, part, why, why_size);
+        needs[i] = engines[i]->need;
+    }
+    return r == 0 ? model_fit(needs, n, huge_pages, limit_bytes, why, why_size) : r;
+}
+
+/* ---- and all of it ------------------------------------------------------------------------- */
+
 static int make_scratch(struct engine *e, const struct model *model, size_t input_bytes_max)
 {
-    const struct options *o = e->options;
+    const uint32_t n_sequences = e->own.sequences;
     const struct model_shape *shape = model_shape(model);
     const unsigned n_threads = ops_pool_n_threads(e->pool);
-    e->n_logit_rows = o->sequences + STEP_SCORE_ROWS;
+    e->n_logit_rows = n_sequences + STEP_SCORE_ROWS;
     e->logits = malloc((size_t)e->n_logit_rows * shape->n_vocab * sizeof *e->logits);
-    e->spans = calloc(o->sequences, sizeof *e->spans);
-    e->rows = calloc(o->sequences, sizeof *e->rows);
+    e->spans = calloc(n_sequences, sizeof *e->spans);
+    e->rows = calloc(n_sequences, sizeof *e->rows);
     e->samplers = calloc(n_threads, sizeof *e->samplers);
     if (!e->logits || !e->spans || !e->rows || !e->samplers)
         return -ENOMEM;
@@ -133,22 +198,6 @@ static int make_scratch(struct engine *e, const struct model *model, size_t inpu
 int engine_settle(struct engine *engine, char *why, size_t why_size)
 {
     return mm_kv_settle(engine->kv, why, why_size);
-}
-
-static void say_image_done(int error, const char *sentence)
-{
-    journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
-}
-
-static struct ops_rope_options rope_of(const struct options *o)
-{
-    return (struct ops_rope_options){
-        .scaling = o->rope_scaling == OPTIONS_ROPE_YARN     ? OPS_ROPE_YARN
-                   : o->rope_scaling == OPTIONS_ROPE_LINEAR ? OPS_ROPE_LINEAR
-                                                            : OPS_ROPE_NONE,
-        .factor = o->rope_factor > 0 ? o->rope_factor : 1,
-        .original_context = o->rope_original,
-    };
 }
 
 /* A template that is not one of the known ones is news. */
@@ -170,54 +219,33 @@ static void tell_template(const struct engine *e)
                     *p->chat_why ? "." : "");
 }
 
-int engine_load(struct engine *engine, size_t input_bytes_max,
-                int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, char *why,
-                size_t why_size)
+int engine_load(struct engine *engine, size_t input_bytes_max, char *why, size_t why_size)
 {
     struct engine *e = engine;
     const struct options *o = e->options;
-    struct model *model;
-    struct model_options options = {.huge_pages = o->huge_pages,
-                                    .memory_limit_bytes = o->memory_limit_bytes,
-                                    .n_context = o->context,
-                                    .n_context_max = CONTEXT_DEFAULT,
-                                    .kv_type = o->kv_type,
-                                    .rope_override = o->rope_scaling != OPTIONS_ROPE_FILE,
-                                    .rope = rope_of(o),
-                                    .image = o->image,
-                                    .cache_folder = o->cache_folder,
-                                    .store = o->store,
-                                    .image_done = say_image_done,
-                                    .progress = progress,
-                                    .progress_arg = arg};
-    int r = model_load(&model, o->model, &options, e->pool, why, why_size);
+    const uint32_t n_sequences = e->own.sequences;
+    const enum ops_kv_type kv_type = e->own.kv_type;
+    struct model *model = e->coming;
+    const struct journal_context context = {.model = engine_name(e)};
+    int r = model_read(model, e->pool, why, why_size);
     if (r < 0)
         return r;
-    const struct model_shape *shape = model_shape(model);
-    const uint32_t trained = shape->context_length;
-    e->context = o->context                             ? o->context
-                 : trained && trained < CONTEXT_DEFAULT ? trained
-                                                        : CONTEXT_DEFAULT;
-    uint32_t n_pages;
-    r = choose_pages(e, model, &n_pages, why, why_size);
+    r = mm_kv_new(&e->kv, e->n_pages, model_shape(model)->n_layers,
+                  forward_kv_slice_bytes(model, kv_type), o->huge_pages, why, why_size);
     if (r < 0)
-        goto free_model;
-    r = mm_kv_new(&e->kv, n_pages, shape->n_layers, forward_kv_slice_bytes(model, o->kv_type),
-                  o->huge_pages, why, why_size);
-    if (r < 0)
-        goto free_model;
+        return r;
     if (why[0])
-        journal_log(JOURNAL_INFO, NULL, "KV cache: %s", why);
-    struct sched_options sched = {.n_pages = n_pages,
+        journal_log(JOURNAL_INFO, &context, "KV cache of %s: %s", engine_name(e), why);
+    struct sched_options sched = {.n_pages = e->n_pages,
                                   .page_len = OPS_KV_PAGE,
-                                  .n_running = o->sequences,
+                                  .n_running = n_sequences,
                                   .n_waiting = o->queue,
                                   .chunk_max = CHUNK_MAX,
                                   .token_gap_us = (uint64_t)o->token_gap_ms * 1000};
-    if ((r = forward_new(&e->forward, model, e->pool, e->kv, o->kv_type, CHUNK_MAX + o->sequences,
+    if ((r = forward_new(&e->forward, model, e->pool, e->kv, kv_type, CHUNK_MAX + n_sequences,
                          e->context)) < 0 ||
         (r = prefix_new(&e->prefix, e->kv, OPS_KV_PAGE)) < 0 ||
-        (r = pins_new(&e->pins, e->kv, n_pages - pages_of(e->context), e->slot,
+        (r = pins_new(&e->pins, e->kv, e->n_pages - pages_of(e->context), e->slot,
                       &e->shared->last_pin)) < 0 ||
         (r = sched_new(&e->sched, &sched)) < 0 ||
         (r = make_scratch(e, model, input_bytes_max)) < 0) {
@@ -225,14 +253,10 @@ int engine_load(struct engine *engine, size_t input_bytes_max,
             why, why_size,
             "Memory for the computation could not be had (%s); lower --context or --sequences.",
             strerror(-r));
-        goto free_model; /* what else was made is engine_done's */
+        return r; /* what was made is engine_free's */
     }
     e->model = model;
+    e->coming = NULL;
     tell_template(e);
     return 0;
-free_model:
-    forward_free(e->forward);
-    e->forward = NULL;
-    model_free(model);
-    return r;
 }

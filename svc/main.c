@@ -29,7 +29,7 @@ static void print_problem(void *arg, const char *problem)
     fprintf(stderr, "%s\n", problem);
 }
 
-/* Every problem of the configuration, and whether its model can be opened. */
+/* Every problem of the configuration, and whether its models can be opened. */
 static int check_config(struct options *options)
 {
     char why[512];
@@ -39,14 +39,22 @@ static int check_config(struct options *options)
                 : 0;
     if (r < 0 && r != -EINVAL) /* the others were printed */
         fprintf(stderr, "%s\n", why);
-    if (r == 0 && !options->model)
+    if (r == 0 && options_complete(options, why, sizeof why) < 0) {
+        fprintf(stderr, "%s: %s\n", path, why);
+        r = -EINVAL;
+    }
+    if (r == 0 && options->models.n == 0) {
         fprintf(stderr, "%s: no model is named; add \"model = FILE\" to [service].\n", path);
-    else if (r == 0 && access(options->model, R_OK) < 0)
-        fprintf(stderr, "%s: the model %s cannot be read: %s.\n", path, options->model,
-                strerror(errno));
-    else if (r == 0)
-        return printf("%s: no problem found\n", path), CMD_OK;
-    return CMD_CONFIG;
+        r = -EINVAL;
+    }
+    for (uint32_t i = 0; i < options->models.n && r == 0; i++) {
+        const char *model = options->models.all[i].path;
+        if (access(model, R_OK) == 0)
+            continue;
+        fprintf(stderr, "%s: the model %s cannot be read: %s.\n", path, model, strerror(errno));
+        r = -EINVAL;
+    }
+    return r == 0 ? printf("%s: no problem found\n", path), CMD_OK : CMD_CONFIG;
 }
 
 /* Lets go of the weights that wait for the next start. systemd's store opens to processes of the unit

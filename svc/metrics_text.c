@@ -293,7 +293,7 @@ char *metrics_text(const struct metrics_snapshot *snapshot, bool open_metrics, s
     fputs("} 1\n", p.f);
     family(&p, "quern_uptime_seconds", "gauge", "Since the start.");
     seconds(&p, "quern_uptime_seconds", NULL, NULL, NULL, snapshot->figures.uptime_us);
-    one_gauge(&p, "quern_ready", "1 when a model is loaded.", snapshot->figures.n_models > 0);
+    one_gauge(&p, "quern_ready", "1 when the models are loaded.", snapshot->figures.is_ready);
     family(&p, "quern_loading_bytes", "gauge", "While a model is loading: read, and in all.");
     whole(&p, "quern_loading_bytes", NULL, "part", "done", snapshot->load_done);
     whole(&p, "quern_loading_bytes", NULL, "part", "total", snapshot->load_total);

@@ -14,14 +14,15 @@ void progress_init(struct progress *progress)
     *progress = (struct progress){.on_terminal = isatty(STDERR_FILENO)};
 }
 
-void progress_say(struct progress *progress, uint64_t now_us, uint64_t done, uint64_t total)
+void progress_say(struct progress *progress, uint64_t now_us, const char *what, uint64_t done,
+                  uint64_t total)
 {
-    char text[80], bar[BAR_WIDTH + 1];
+    char text[160], bar[BAR_WIDTH + 1];
     if (total == 0 || (progress->said_us && now_us - progress->said_us < EVERY_US))
         return;
     progress->said_us = now_us;
     unsigned percent = done < total ? (unsigned)(done * 100.0 / (double)total) : 100;
-    snprintf(text, sizeof text, "Loading the model: %u %% of %llu MiB", percent,
+    snprintf(text, sizeof text, "Loading %s: %u %% of %llu MiB", what, percent,
              (unsigned long long)(total >> 20));
     readiness_loading(text);
     if (!progress->on_terminal)

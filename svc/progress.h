@@ -13,8 +13,9 @@ struct progress {
 
 void progress_init(struct progress *progress);
 
-/* Says how far the load is, some times a second at most. */
-void progress_say(struct progress *progress, uint64_t now_us, uint64_t done, uint64_t total);
+/* Says how far the load of something ("the model") is, some times a second at most. */
+void progress_say(struct progress *progress, uint64_t now_us, const char *what, uint64_t done,
+                  uint64_t total);
 
 /* Clears the line. */
 void progress_done(struct progress *progress);

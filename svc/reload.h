@@ -9,9 +9,9 @@
 #include "svc/policy.h"
 
 /* Reads what argv and the configuration say now and takes the live rows over into *options, saying
- * each change in the journal; the policy with them, whose file is read again. A new model is only named: *ret_model (which belongs to *options), or
- * NULL where it stays. 0, or -EINVAL with one sentence: nothing was changed. */
+ * each change in the journal; the policy with them, whose file is read again. Other models are only named:
+ * *ret_models (whose strings belong to *options), or none where they stay. 0, or -EINVAL with one sentence: nothing was changed. */
 int reload_options(struct options *options, struct policy *policy, int argc, char **argv,
-                   const char **ret_model, char *why, size_t why_size);
+                   struct options_models *ret_models, char *why, size_t why_size);
 
 #endif

@@ -24,6 +24,7 @@
 
 enum {
     EVENTS_MAX = 64,
+    WHY_SIZE = 1600,        /* of a load: numbers of each model */
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
     PUBLISH_US = 250000,    /* between two snapshots for the metrics page */
@@ -54,6 +55,7 @@ struct service {
     struct ipc_session_counters sessions; /* of those that are closed */
     uint64_t published_us;
     struct progress progress; /* of the load */
+    char what[100];           /* of it, for a person */
     struct watcher watcher;
     struct client_list clients;
     struct client *ring_next; /* of the busy ones, whose doorbell comes next; NULL: all are done */
@@ -67,12 +69,12 @@ struct service {
     int epoll_fd, signal_fd;
     bool accepting; /* the listener is in epoll */
     bool stop;
-    bool settled;            /* all memory that was promised has come */
-    int code;                /* of the exit */
-    bool reload;             /* SIGHUP came */
-    const char *next_model;  /* waits until the running requests have ended; or NULL */
-    uint64_t drain_until_us; /* running requests are ended then; 0: nothing is being drained */
-    uint64_t idle_since_us;  /* no client since; 0: there are some, or nobody asked */
+    bool settled;               /* all memory that was promised has come */
+    int code;                   /* of the exit */
+    bool reload;                /* SIGHUP came */
+    struct options_models next; /* wait until the requests of those that go have ended; or none */
+    uint64_t drain_until_us;    /* running requests are ended then; 0: nothing is being drained */
+    uint64_t idle_since_us;     /* no client since; 0: there are some, or nobody asked */
 };
 
 /* ---- clients ------------------------------------------------------------------------------- */
@@ -347,7 +349,7 @@ static void socket_event(struct service *s, struct client *c, uint32_t events)
 static void begin_stop(struct service *s)
 {
     s->stop = s->engines.hold != ENGINES_OPEN || s->options->drain_s == 0 ||
-              engines_are_idle(&s->engines);
+              engines_are_idle(&s->engines, false);
     if (s->stop)
         return;
     readiness_stopping();
@@ -421,11 +423,22 @@ static void publish(struct service *s, bool at_rest)
     metrics_publish(s->metrics, &snapshot, at_rest);
 }
 
+/* "the model", or which of several. Valid until the next call. */
+static const char *loading_what(struct service *s)
+{
+    const struct engines *e = &s->engines;
+    if (e->n_loading <= 1)
+        return "the model";
+    snprintf(s->what, sizeof s->what, "%.60s (%u of %u)", engine_name(e->loading), e->n_loaded + 1,
+             e->n_loading);
+    return s->what;
+}
+
 static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
     engines_load_progress(&s->engines, done, total);
-    progress_say(&s->progress, engine_now_us(), done, total);
+    progress_say(&s->progress, engine_now_us(), loading_what(s), done, total);
     look_at_sockets(s, 0);
     look_at_rings(s);
     ring_clients(s);
@@ -509,50 +522,51 @@ static void rest(struct service *s)
 
 static void say_ready(const struct service *s)
 {
-    const struct engine *e = s->engines.all[0];
-    const struct journal_context context = {.model = model_name(e->model)};
-    journal_event(JOURNAL_WEIGHTS, JOURNAL_INFO, &context, "%s", model_load_notes(e->model));
-    journal_event(JOURNAL_READY, JOURNAL_NOTICE, &context,
-                  "ready: %s (%s), context %u, %u threads, %s, listening on %s",
-                  model_name(e->model), model_type_summary(e->model), e->context,
-                  ops_pool_n_threads(e->pool), ops_isa_name(ops_isa()),
-                  s->listener.path ? s->listener.path : "systemd's socket");
+    for (uint32_t i = 0; i < s->engines.n; i++) {
+        const struct engine *e = s->engines.all[i];
+        const struct journal_context context = {.model = engine_name(e)};
+        journal_event(JOURNAL_WEIGHTS, JOURNAL_INFO, &context, "%s", model_load_notes(e->model));
+        journal_event(JOURNAL_READY, JOURNAL_NOTICE, &context,
+                      "ready: %s (%s), context %u, %u threads, %s, listening on %s", engine_name(e),
+                      model_type_summary(e->model), e->context, ops_pool_n_threads(e->pool),
+                      ops_isa_name(ops_isa()),
+                      s->listener.path ? s->listener.path : "systemd's socket");
+    }
     readiness_ready();
     readiness_status("Serving");
 }
 
-static int load(struct service *s, char *why, size_t why_size)
+static int load(struct service *s, const struct options_models *models, char *why, size_t why_size)
 {
-    readiness_status("Loading the model");
+    readiness_status(models->n > 1 ? "Loading the models" : "Loading the model");
     progress_init(&s->progress);
     s->settled = false;
-    int r = engines_load(&s->engines, s->input_max, load_progress, s, why, why_size);
+    int r = engines_load(&s->engines, models, s->input_max, load_progress, s, why, why_size);
     progress_done(&s->progress);
     if (r < 0)
         return r;
+    s->options->models = *models;
     engines_loaded(&s->engines);
     ring_clients(s);
     say_ready(s);
     return 0;
 }
 
-/* Everything that was running has ended: the other model, or the one before it where that fails. */
-static void change_model(struct service *s)
+/* What was running on the models that go has ended: the others, or those before them where that
+ * fails. */
+static void change_models(struct service *s)
 {
-    char why[512] = "";
-    const char *before = s->options->model;
-    s->options->model = s->next_model;
-    s->next_model = NULL;
+    char why[WHY_SIZE] = "";
+    const struct options_models next = s->next;
+    s->next.n = 0;
     readiness_rest(&s->readiness); /* loading is not a step */
-    model_let_go(s->engines.all[0]->model);
-    engines_unload(&s->engines);
-    if (load(s, why, sizeof why) == 0 || s->stop)
+    if (load(s, &next, why, sizeof why) == 0 || s->stop)
         return;
     journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
-    journal_log(JOURNAL_WARNING, NULL, "going back to %s", before);
-    s->options->model = before;
-    engines_unload(&s->engines);
-    if (load(s, why, sizeof why) < 0 && !s->stop) {
+    journal_log(JOURNAL_WARNING, NULL, "going back to %s%s", s->options->models.all[0].path,
+                s->options->models.n > 1 ? " and the others" : "");
+    why[0] = 0;
+    if (load(s, &s->options->models, why, sizeof why) < 0 && !s->stop) {
         journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s->code = EXIT_NO_INPUT;
         s->stop = true;
@@ -563,12 +577,12 @@ static void change_model(struct service *s)
 static void reload(struct service *s)
 {
     char why[512] = "";
-    const char *model = NULL;
     s->reload = false;
     if (s->engines.hold == ENGINES_CLOSED)
         return;
     readiness_reloading();
-    if (reload_options(s->options, &s->policy, s->argc, s->argv, &model, why, sizeof why) < 0) {
+    const bool was_waiting = s->next.n > 0;
+    if (reload_options(s->options, &s->policy, s->argc, s->argv, &s->next, why, sizeof why) < 0) {
         journal_event(JOURNAL_RELOAD_FAILED, JOURNAL_ERROR, NULL, "reload: %s Nothing was changed.",
                       why);
         readiness_status("Serving; the last reload failed, see the journal");
@@ -576,19 +590,18 @@ static void reload(struct service *s)
         return;
     }
     journal_init(journal_level_of(s->options->verbose));
-    if (!model && s->next_model) { /* changed back before the other one was loaded */
-        s->next_model = NULL;
+    if (s->next.n == 0 && was_waiting) { /* changed back before the others were loaded */
         s->drain_until_us = 0;
-        s->engines.all[0]->is_held = false;
+        engines_hold(&s->engines, &s->options->models);
         engines_loaded(&s->engines);
     }
-    if (!model) {
+    if (s->next.n == 0) {
         readiness_status("Serving");
         readiness_ready();
         return;
     }
-    s->next_model = model;
-    s->engines.all[0]->is_held = true;
+    engines_hold(&s->engines, &s->next);
+    engines_loaded(&s->engines); /* who waited for a model that stays after all */
     const uint64_t wait_s = s->options->drain_s ? s->options->drain_s : MODEL_DRAIN_S;
     s->drain_until_us = engine_now_us() + wait_s * 1000000;
 }
@@ -596,23 +609,23 @@ static void reload(struct service *s)
 /* A model is to be changed, or the service to stop: nothing runs any more. */
 static bool is_drained(const struct service *s)
 {
-    return s->drain_until_us && engines_are_idle(&s->engines);
+    return s->drain_until_us && engines_are_idle(&s->engines, s->engines.hold != ENGINES_CLOSED);
 }
 
 static void drain(struct service *s)
 {
     if (engine_now_us() >= s->drain_until_us)
         engines_stop(&s->engines, false,
-                     s->next_model ? "The model is being changed; send the request again."
-                                   : "The service is stopping; send the request again when it is "
-                                     "back.");
+                     s->next.n ? "The model is being changed; send the request again."
+                               : "The service is stopping; send the request again when it is "
+                                 "back.");
     if (!is_drained(s))
         return;
     s->drain_until_us = 0;
     if (s->engines.hold == ENGINES_CLOSED)
         s->stop = true;
     else
-        change_model(s);
+        change_models(s);
 }
 
 /* Looks after the memory that is still populated behind the first steps; without it nothing can be
@@ -720,7 +733,7 @@ static void close_descriptors(struct service *s)
 
 int service_run(struct options *options, int argc, char **argv)
 {
-    char why[512] = "";
+    char why[WHY_SIZE] = "";
     struct service s = {
         .options = options,
         .argc = argc,
@@ -761,9 +774,10 @@ int service_run(struct options *options, int argc, char **argv)
         goto close;
     }
     readiness_init(&s.readiness);
-    journal_event(JOURNAL_STARTING, JOURNAL_INFO, NULL, "quernd %s starts with %s", QUERN_VERSION,
-                  options->model);
-    r = load(&s, why, sizeof why);
+    for (uint32_t i = 0; i < options->models.n; i++)
+        journal_event(JOURNAL_STARTING, JOURNAL_INFO, NULL, "quernd %s starts with %s",
+                      QUERN_VERSION, options->models.all[i].path);
+    r = load(&s, &options->models, why, sizeof why);
     if (r < 0 && !s.stop) {
         journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s.code = r == -ENOMEM                                     ? EXIT_MACHINE

@@ -87,7 +87,7 @@ static void cache_lines(FILE *f, const struct engine *e)
     if (keeper)
         count(f, "weights_kept_s", (uint64_t)(time(NULL) - since.tv_sec));
     line(f, "weights_warm", "%s", model_is_warm(e->model) ? "yes" : "no");
-    line(f, "kv_type", "%s", kv_type_name(e->options->kv_type));
+    line(f, "kv_type", "%s", kv_type_name(e->own.kv_type));
     line(f, "kv_pages_kind", "%s%s", mm_page_kind_name(mm_kv_arena(e->kv)->kind),
          mm_kv_arena(e->kv)->locked ? ", locked" : "");
     count(f, "kv_bytes", mm_kv_arena(e->kv)->size);
@@ -97,8 +97,21 @@ static void cache_lines(FILE *f, const struct engine *e)
     count(f, "kv_pages_cached", idle);
     count(f, "kv_pages_reserved", sched_pages_reserved(e->sched));
     count(f, "kv_pages_pinned", pins_n_pages(e->pins));
+    count(f, "sequences_max", e->own.sequences);
     count(f, "running", sched_n_running(e->sched));
     count(f, "waiting", sched_n_waiting(e->sched));
+}
+
+/* Of one model. */
+static void counter_lines(FILE *f, const struct figures_counters *t)
+{
+    count(f, "requests", t->n_requests);
+    count(f, "finished", t->n_finished);
+    count(f, "prompt_tokens", t->n_prompt_tokens);
+    count(f, "cached_tokens", t->n_cached_tokens);
+    count(f, "generated_tokens", t->n_generated_tokens);
+    count(f, "steps", t->n_steps);
+    count(f, "step_us", t->step_us);
 }
 
 /* Upper bounds of what 50 and 99 of a hundred did not exceed, since the start. */
@@ -123,7 +136,6 @@ static void latency_lines(FILE *f, const struct figures_counters *t)
 char *status_text(const struct engines *engines, size_t *ret_n)
 {
     const struct engines *s = engines;
-    const struct options *o = s->shared.options;
     const bool loading = s->hold == ENGINES_LOADING;
     struct figures_counters t;
     char *text = NULL;
@@ -140,12 +152,7 @@ char *status_text(const struct engines *engines, size_t *ret_n)
     count(f, "uptime_s", (engine_now_us() - s->started_us) / 1000000);
     count(f, "threads", ops_pool_n_threads(s->shared.pool));
     line(f, "isa", "%s", ops_isa_name(ops_isa()));
-    count(f, "sequences_max", o->sequences);
-    count(f, "token_gap_ms", o->token_gap_ms);
-    if (!loading) {
-        model_lines(f, s->all[0]);
-        cache_lines(f, s->all[0]);
-    }
+    count(f, "token_gap_ms", s->shared.options->token_gap_ms);
     count(f, "clients", s->shared.policy->n_connections);
     for (int i = 0; i < POLICY_N_CAUSES; i++) {
         char key[64];
@@ -168,6 +175,12 @@ char *status_text(const struct engines *engines, size_t *ret_n)
     count(f, "total_sample_us", t.sample_us);
     count(f, "total_hand_out_us", t.hand_out_us);
     latency_lines(f, &t);
+    count(f, "models", s->n);
+    for (uint32_t i = 0; i < s->n && !loading; i++) {
+        model_lines(f, s->all[i]);
+        cache_lines(f, s->all[i]);
+        counter_lines(f, &s->all[i]->totals);
+    }
     return fclose(f) == 0 ? text : NULL;
 }
 

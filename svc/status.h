@@ -4,7 +4,8 @@
 
 #include "svc/engines.h"
 
-/* The service and its counters; works while models are loading. malloc'd, NULL: no memory. */
+/* The service and its counters, then each model, from a line "model" on; works while models are
+ * loading. malloc'd, NULL: no memory. */
 char *status_text(const struct engines *engines, size_t *ret_n);
 
 /* The model: shape, context, defaults. */

@@ -26,21 +26,32 @@ static int collect_status(void *arg, const struct quern_event *event)
     return cli_status_add(arg, event) ? cli_fail(1, "out of memory") : 0;
 }
 
-/* key=value lines as a table, or as one JSON object of strings. */
+/* key=value lines as a table, or as one JSON object of strings. What comes from a line "model" on is of
+ * one model: in JSON an object in the list "models", and the first one's keys also stand outside. */
 static void print_status(char *text, enum cli_output output)
 {
-    json_t *object = json_object();
+    json_t *object = json_object(), *models = json_array(), *model = NULL;
     char *rest = text;
     for (char *line; (line = strsep(&rest, "\n"));) {
         char *value = strchr(line, '=');
         if (!value)
             continue;
         *value++ = 0;
-        if (output == CLI_OUTPUT_JSON)
+        if (output != CLI_OUTPUT_JSON) {
+            if (strcmp(line, "chat_program")) /* long, and for programs */
+                printf("%s%-24s %s\n", strcmp(line, "model") ? "" : "\n", line, value);
+            continue;
+        }
+        if (!strcmp(line, "model")) {
+            model = json_object();
+            json_array_append_new(models, model);
+        }
+        if (model)
+            json_object_set_new(model, line, json_string(value));
+        if (json_array_size(models) <= 1)
             json_object_set_new(object, line, json_string(value));
-        else if (strcmp(line, "chat_program")) /* long, and for programs */
-            printf("%-24s %s\n", line, value);
     }
+    json_object_set_new(object, "models", models);
     if (output == CLI_OUTPUT_JSON) {
         json_dumpf(object, stdout, JSON_INDENT(2));
         putchar('\n');

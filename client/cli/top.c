@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FIELDS_MAX   128
+#define FIELDS_MAX   512
 #define RATES_MAX    240  /* refreshes whose rate is drawn */
 #define ANSWER_MS    2000 /* a service that takes longer for its status does not answer */
 #define INTERVAL_MIN 100u
@@ -90,6 +90,46 @@ static const char *text_of(const struct sample *s, const char *key)
     return "";
 }
 
+/* Where what is said of model k begins: a line "model" does; n_fields where there is none. */
+static size_t begin_of(const struct sample *s, size_t k)
+{
+    for (size_t i = 0; i < s->n_fields; i++)
+        if (!strcmp(s->fields[i].key, "model") && k-- == 0)
+            return i;
+    return s->n_fields;
+}
+
+static const char *text_in(const struct sample *s, size_t k, const char *key)
+{
+    const size_t end = begin_of(s, k + 1);
+    for (size_t i = begin_of(s, k); i < end; i++)
+        if (!strcmp(s->fields[i].key, key))
+            return s->fields[i].value;
+    return "";
+}
+
+static double number_in(const struct sample *s, size_t k, const char *key)
+{
+    return strtod(text_in(s, k, key), NULL);
+}
+
+static size_t count_models(const struct sample *s)
+{
+    size_t n = 0;
+    while (begin_of(s, n) < s->n_fields)
+        n++;
+    return n;
+}
+
+/* Of all models. */
+static double total_of(const struct sample *s, const char *key)
+{
+    double total = 0;
+    for (size_t k = 0; begin_of(s, k) < s->n_fields; k++)
+        total += number_in(s, k, key);
+    return total;
+}
+
 static double number_of(const struct sample *s, const char *key)
 {
     return strtod(text_of(s, key), NULL);
@@ -116,6 +156,15 @@ static double rate_of(const struct top *t, const char *key)
 {
     double elapsed_s = t->now.at_s - t->before.at_s;
     return elapsed_s > 0 ? growth(t, key) / elapsed_s : 0;
+}
+
+/* The same of one model. */
+static double rate_in(const struct top *t, size_t k, const char *key)
+{
+    const double elapsed_s = t->now.at_s - t->before.at_s;
+    const double by = number_in(&t->now, k, key) - number_in(&t->before, k, key);
+    const bool same = !strcmp(text_in(&t->now, k, "model"), text_in(&t->before, k, "model"));
+    return same && by > 0 && elapsed_s > 0 ? by / elapsed_s : 0;
 }
 
 /* Asks for the status. 0, or -errno. */
@@ -213,7 +262,10 @@ static void draw_head(const struct top *t)
     const struct sample *s = &t->now;
     long up_s = (long)number_of(s, "uptime_s");
     heading(0, "quern top");
-    put(0, 11, "%s %s", text_of(s, "model"), text_of(s, "model_types"));
+    if (count_models(s) > 1)
+        put(0, 11, "%zu models", count_models(s));
+    else
+        put(0, 11, "%s %s", text_of(s, "model"), text_of(s, "model_types"));
     put(0, 50, "up %ld:%02ld:%02ld, %s, %s threads", up_s / 3600, up_s / 60 % 60, up_s % 60,
         text_of(s, "isa"), text_of(s, "threads"));
     if (!strcmp(text_of(s, "state"), "loading")) {
@@ -222,9 +274,10 @@ static void draw_head(const struct top *t)
             total > 0 ? 100 * number_of(s, "load_bytes_done") / total : 0.0);
         return;
     }
-    put(1, 0, "clients %-6s running %s of %-6s waiting %-6s context %s", text_of(s, "clients"),
-        text_of(s, "running"), text_of(s, "sequences_max"), text_of(s, "waiting"),
-        text_of(s, "context"));
+    put(1, 0, "clients %-6s running %.0f of %-6.0f waiting %-6.0f", text_of(s, "clients"),
+        total_of(s, "running"), total_of(s, "sequences_max"), total_of(s, "waiting"));
+    if (count_models(s) == 1)
+        put(1, 52, "context %s", text_of(s, "context"));
 }
 
 /* The rates of the last refreshes, the newest on the right, in eight heights. */
@@ -313,6 +366,27 @@ static void draw_memory(const struct top *t, int row)
         text_of(s, "kv_pages_kind"), text_of(s, "kv_type"));
 }
 
+/* Several models: a line for each. The rows that it took. */
+static int draw_models(const struct top *t, int row)
+{
+    const struct sample *s = &t->now;
+    const int n = (int)count_models(s);
+    heading(row, "Models");
+    put(row, 28, "running waiting  written     read   KV used    weights      KV");
+    for (int i = 0; i < n; i++) {
+        const size_t k = (size_t)i;
+        const double pages = number_in(s, k, "kv_pages");
+        char weights[16], kv[16];
+        put(row + 1 + i, 2, "%-24.24s %8s %7s %8.1f %8.1f %7.0f %% %10s %10s",
+            text_in(s, k, "model"), text_in(s, k, "running"), text_in(s, k, "waiting"),
+            rate_in(t, k, "generated_tokens"), rate_in(t, k, "prompt_tokens"),
+            pages > 0 ? 100 * number_in(s, k, "kv_pages_used") / pages : 0.0,
+            size_text(number_in(s, k, "weights_arena_bytes"), weights),
+            size_text(number_in(s, k, "kv_bytes"), kv));
+    }
+    return n + 1;
+}
+
 static void draw_requests(const struct top *t, int row)
 {
     const struct sample *s = &t->now;
@@ -327,11 +401,15 @@ static void draw(const struct top *t)
     erase();
     draw_head(t);
     if (strcmp(text_of(&t->now, "state"), "loading")) {
+        const bool several = count_models(&t->now) > 1;
         draw_rates(t, 3);
-        draw_kv(t, 8);
-        draw_memory(t, 11);
-        draw_latencies(t, 15);
-        draw_requests(t, 21);
+        int row = several ? 9 + draw_models(t, 8) : 15;
+        if (!several) {
+            draw_kv(t, 8);
+            draw_memory(t, 11);
+        }
+        draw_latencies(t, row);
+        draw_requests(t, row + 6);
     }
     if (t->trouble[0]) {
         colour(COLOUR_WARNING, true);

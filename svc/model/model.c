@@ -1,10 +1,9 @@
-/* Owns: a loaded model, and the promise that it fits in memory.
+/* Owns: a model, from its metadata to its weights in memory.
  *
  * The load is: metadata, shape, plan of the weights, the budget in numbers, and only then the
  * weights, the tokenizer being built beside. What does not fit is refused before the first weight is read. */
 #include "svc/model/model.h"
 
-#include "mm/memory.h"
 #include "svc/model/forward.h"
 #include "svc/model/gguf.h"
 #include "svc/model/residence.h"
@@ -23,9 +22,10 @@ struct model {
     struct model_weights weights;
     struct model_residence residence;
     struct model_sampling sampling;
+    struct model_options options;
+    struct gguf *gguf;                /* until it is read */
     struct text_tokenizer *tokenizer; /* or NULL */
     struct ops_rope *rope;
-    enum mm_huge_policy huge_pages;
     char name[128];
     char notes[1536];
 };
@@ -33,58 +33,104 @@ struct model {
 static int check_vocab(struct model *model, char *why, size_t why_size);
 static int set_rope(struct model *model, const struct model_options *options, char *why,
                     size_t why_size);
-static int check_budget(const struct model *model, const struct model_options *options,
-                        unsigned n_threads, char *why, size_t why_size);
 static void set_name(struct model *model, const struct gguf *gguf);
 
 int model_load(struct model **ret, const char *path, const struct model_options *options,
                struct ops_pool *pool, char *why, size_t why_size)
 {
-    struct gguf *gguf;
-    int r = gguf_open(&gguf, path, why, why_size);
+    struct model *model;
+    struct model_need need;
+    int r = model_open(&model, path, options, why, why_size);
     if (r < 0)
         return r;
-    struct model *model = calloc(1, sizeof *model);
-    if (!model) {
-        r = -ENOMEM;
-        goto free_gguf;
+    model_sweep(&model, 1);
+    model_need(model, ops_pool_n_threads(pool), &need);
+    r = model_fit(&need, 1, options->huge_pages, options->memory_limit_bytes, why, why_size);
+    if (r == 0)
+        r = model_read(model, pool, why, why_size);
+    if (r < 0) {
+        model_free(model);
+        return r;
     }
-    model->huge_pages = options->huge_pages;
-    r = model_shape_read(&model->shape, gguf, why, why_size);
+    *ret = model;
+    return 0;
+}
+
+int model_open(struct model **ret, const char *path, const struct model_options *options, char *why,
+               size_t why_size)
+{
+    struct model *model = calloc(1, sizeof *model);
+    if (!model)
+        return -ENOMEM;
+    model->options = *options;
+    int r = gguf_open(&model->gguf, path, why, why_size);
     if (r == 0)
-        r = model_weights_plan(&model->weights, gguf, &model->shape, why, why_size);
+        r = model_shape_read(&model->shape, model->gguf, why, why_size);
     if (r == 0)
-        model_residence_find(&model->residence, &model->weights, gguf, options, model->notes,
+        r = model_weights_plan(&model->weights, model->gguf, &model->shape, why, why_size);
+    if (r == 0)
+        model_residence_find(&model->residence, &model->weights, model->gguf, options, model->notes,
                              sizeof model->notes);
     /* Building the tokenizer takes longer than all else of a warm start: not where tables lie ready. */
     if (r == 0 && !model->residence.adopted && !model->residence.image)
-        r = model_vocab_begin(&model->residence.vocab, gguf, model->shape.n_vocab,
+        r = model_vocab_begin(&model->residence.vocab, model->gguf, model->shape.n_vocab,
                               &model->residence.tables_bytes, why, why_size);
     if (r == 0)
         r = set_rope(model, options, why, why_size);
+    if (r < 0) {
+        model_free(model);
+        return r;
+    }
+    set_name(model, model->gguf);
+    *ret = model;
+    return 0;
+}
+
+void model_sweep(struct model *const *models, size_t n)
+{
+    const struct model_residence **residences = calloc(n, sizeof *residences);
+    for (size_t i = 0; residences && i < n; i++)
+        residences[i] = &models[i]->residence;
+    if (residences)
+        model_residence_sweep(residences, n, models[0]->notes, sizeof models[0]->notes);
+    free(residences);
+}
+
+void model_need(const struct model *model, unsigned n_threads, struct model_need *ret)
+{
+    const uint32_t context = model->shape.rope.n_positions;
+    const uint64_t pages = ((uint64_t)context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
+    struct model_need need = {
+        .name = model->name,
+        .weights = model_residence_bytes(&model->residence, &model->weights),
+        .scratch = forward_bytes(model, FORWARD_CHUNK, context, n_threads) +
+                   ops_rope_bytes(&model->shape.rope),
+        .n_positions = context,
+        .is_there = model->residence.adopted,
+    };
+    if (__builtin_mul_overflow(pages * model->shape.n_layers,
+                               forward_kv_slice_bytes(model, model->options.kv_type), &need.kv))
+        need.kv = UINT64_MAX / 64; /* of which several may be added up */
+    *ret = need;
+}
+
+int model_read(struct model *model, struct ops_pool *pool, char *why, size_t why_size)
+{
+    int r = ops_rope_new(&model->rope, &model->shape.rope);
     if (r == 0)
-        r = check_budget(model, options, ops_pool_n_threads(pool), why, why_size);
-    if (r == 0)
-        r = ops_rope_new(&model->rope, &model->shape.rope);
-    if (r == 0)
-        r = model_residence_load(&model->residence, &model->weights, &model->tokenizer, gguf,
-                                 options, pool, model->notes, sizeof model->notes, why, why_size);
+        r = model_residence_load(&model->residence, &model->weights, &model->tokenizer, model->gguf,
+                                 &model->options, pool, model->notes, sizeof model->notes, why,
+                                 why_size);
     if (r == 0)
         r = check_vocab(model, why, why_size);
     if (r == 0)
-        r = model_sampling_read(&model->sampling, gguf, &model->shape, model->tokenizer, why,
+        r = model_sampling_read(&model->sampling, model->gguf, &model->shape, model->tokenizer, why,
                                 why_size);
     if (r < 0)
-        goto free_model;
-    set_name(model, gguf);
-    gguf_free(gguf);
-    *ret = model;
+        return r;
+    gguf_free(model->gguf);
+    model->gguf = NULL;
     return 0;
-free_model:
-    model_free(model);
-free_gguf:
-    gguf_free(gguf);
-    return r;
 }
 
 void model_free(struct model *model)
@@ -92,6 +138,7 @@ void model_free(struct model *model)
     if (!model)
         return;
     model_residence_done(&model->residence);
+    gguf_free(model->gguf);
     text_tokenizer_free(model->tokenizer); /* its tables lie in the arena of the weights */
     model_weights_done(&model->weights);
     ops_rope_free(model->rope);
@@ -142,59 +189,15 @@ static int set_rope(struct model *model, const struct model_options *options, ch
     return 0;
 }
 
-static double gib(uint64_t bytes)
-{
-    return (double)bytes / (1u << 30);
-}
-
-/* Refuses in numbers. Weights that the pool of huge pages holds whole, or that were kept from the
- * process before, need no ordinary memory. */
-static int check_budget(const struct model *model, const struct model_options *options,
-                        unsigned n_threads, char *why, size_t why_size)
-{
-    uint32_t context = model->shape.rope.n_positions;
-    uint64_t pages = ((uint64_t)context + OPS_KV_PAGE - 1) / OPS_KV_PAGE;
-    uint64_t weights = model_residence_bytes(&model->residence, &model->weights);
-    uint64_t kv;
-    if (__builtin_mul_overflow(pages * model->shape.n_layers,
-                               forward_kv_slice_bytes(model, options->kv_type), &kv))
-        kv = UINT64_MAX / 4;
-    uint64_t scratch = forward_bytes(model, FORWARD_CHUNK, context, n_threads) +
-                       ops_rope_bytes(&model->shape.rope);
-    uint64_t total = weights + kv + scratch, ordinary = total;
-
-    struct mm_memory memory;
-    int r = mm_memory_query(&memory, "");
-    if (r < 0) {
-        snprintf(why, why_size, "cannot tell how much memory is available: %s", strerror(-r));
-        return r;
-    }
-    uint64_t available = memory.ordinary;
-    if (model->residence.adopted || (options->huge_pages != MM_HUGE_OFF &&
-                                     !memory.hugetlb_in_cgroup && memory.hugetlb >= weights))
-        ordinary -= weights;
-    if (options->memory_limit_bytes && options->memory_limit_bytes < available) {
-        available = options->memory_limit_bytes;
-        ordinary = total;
-    }
-    if (ordinary <= available)
-        return 0;
-    snprintf(why, why_size,
-             "the model does not fit in memory: it needs %.2f GiB (weights %.2f, KV of %" PRIu32
-             " positions %.2f, scratch %.2f) and %.2f GiB %s: take a smaller --context, a smaller "
-             "--kv type, or a model quantized to fewer bits",
-             gib(total), gib(weights), context, gib(kv), gib(scratch), gib(available),
-             available == options->memory_limit_bytes ? "are allowed"
-             : memory.ordinary == memory.machine      ? "are available"
-                                                      : "are left by the cgroup's limit");
-    return -ENOMEM;
-}
-
-/* general.name, else the file's name; what does not print is shown as '?'. */
+/* What was given, else general.name, else the file's name; what does not print is shown as '?'. */
 static void set_name(struct model *model, const struct gguf *gguf)
 {
     char why[1];
     struct gguf_string name = {NULL, 0};
+    if (model->options.name) {
+        snprintf(model->name, sizeof model->name, "%s", model->options.name);
+        return;
+    }
     if (gguf_get_string(gguf, "general.name", &name, why, sizeof why) < 0 || name.length == 0) {
         const char *path = gguf_path(gguf, 0), *slash = strrchr(path, '/');
         name.data = slash ? slash + 1 : path;
@@ -284,7 +287,7 @@ const char *model_kept_by(const struct model *model, struct timespec *ret_since)
 
 enum mm_huge_policy model_scratch_pages(const struct model *model)
 {
-    return model->huge_pages == MM_HUGE_OFF ? MM_HUGE_OFF : MM_HUGE_PREFER;
+    return model->options.huge_pages == MM_HUGE_OFF ? MM_HUGE_OFF : MM_HUGE_PREFER;
 }
 
 void model_let_go(struct model *model)

@@ -6,6 +6,7 @@
 #include "ops/attention.h"
 #include "ops/matmul.h"
 #include "ops/rope.h"
+#include "svc/model/budget.h"
 #include "svc/text/tokenizer.h"
 
 #include <stdbool.h>
@@ -49,7 +50,8 @@ struct model;
 
 struct model_options {
     enum mm_huge_policy huge_pages;
-    uint64_t memory_limit_bytes; /* 0: what the machine has */
+    uint64_t memory_limit_bytes; /* 0: what the machine has; of model_load alone */
+    const char *name;            /* NULL: the file's own */
     /* Positions that the caller will serve: RoPE's table has as many, and the refusal counts their KV.
      * 0: the file's, but no more than n_context_max (0: any number). */
     uint32_t n_context, n_context_max;
@@ -72,6 +74,17 @@ struct model_options {
 int model_load(struct model **ret, const char *path, const struct model_options *options,
                struct ops_pool *pool, char *why, size_t why_size);
 void model_free(struct model *model);
+
+/* The same in parts, for who loads several: opens the file (strings of the options are to stay), and
+ * finds out what the model needs and what of it is there already, … */
+int model_open(struct model **ret, const char *path, const struct model_options *options, char *why,
+               size_t why_size);
+/* … drops kept weights that none of these (n, all that are served) has a use for, … */
+void model_sweep(struct model *const *models, size_t n);
+/* … says what it will take, with the KV pages of one full context, for model_fit, … */
+void model_need(const struct model *model, unsigned n_threads, struct model_need *ret);
+/* … and reads it. */
+int model_read(struct model *model, struct ops_pool *pool, char *why, size_t why_size);
 
 const struct model_shape *model_shape(const struct model *model);
 const struct model_layer *model_layers(const struct model *model); /* n_layers */

@@ -125,6 +125,19 @@ void model_residence_find(struct model_residence *ret, struct model_weights *wei
         open_image(ret, weights, image_path(gguf, options, weights, in_cache), notes, notes_size);
 }
 
+void model_residence_sweep(const struct model_residence *const *residences, size_t n, char *notes,
+                           size_t notes_size)
+{
+    const struct mm_store **stores = calloc(n ? n : 1, sizeof *stores);
+    size_t n_stores = 0;
+    for (size_t i = 0; stores && i < n; i++)
+        if (residences[i]->store.place != MM_STORE_NONE)
+            stores[n_stores++] = &residences[i]->store;
+    if (n_stores > 0)
+        mm_store_sweep(stores, n_stores, notes, notes_size);
+    free(stores);
+}
+
 /* Becomes the writer of the image that this start will pack, unless somebody else finishes it
  * meanwhile: then it is opened. `failed`: there is one, and it could not be read. 0 or -ECANCELED. */
 static int begin_or_open(struct model_residence *residence, struct mm_image_writer **ret,

@@ -36,12 +36,16 @@ struct model_residence {
 };
 
 /* Identifies the files, and adopts the arena if the store has it, else opens the image if there is
- * one; drops from the store what is of no use any more, before memory is taken. Never fails: `notes`
- * says what was found. Where neither was found the caller begins to build the tokenizer, and sets
+ * one. Never fails: `notes` says what was found. Where neither was found the caller begins to build the tokenizer, and sets
  * `vocab` and `tables_bytes`. */
 void model_residence_find(struct model_residence *ret, struct model_weights *weights,
                           const struct gguf *gguf, const struct model_options *options, char *notes,
                           size_t notes_size);
+
+/* Drops from the store what none of these residences (n, all found) has a use for, before memory is
+ * taken. Adds to `notes` what that was. */
+void model_residence_sweep(const struct model_residence *const *residences, size_t n, char *notes,
+                           size_t notes_size);
 
 /* Bytes of the arena: the weights, then (from a page of its own on) the tables. */
 size_t model_residence_bytes(const struct model_residence *residence,

@@ -50,17 +50,17 @@ static void sets_every_kind(void **state)
                      "  threads = 3\n\n[memory]\nhuge-pages=require\nkv = q8_0\nkv-bytes = 2G\n"
                      "store = off\nimage = off\n[requests]\nshare-prefixes = yes\nqueue = 7\n");
     assert_int_equal(parse(&o, why, sizeof why, NULL), 0);
-    assert_string_equal(o.model, "/m one.gguf");
+    assert_string_equal(o.models.all[0].path, "/m one.gguf");
     assert_string_equal(o.config, file);
     assert_int_equal(o.threads, 3);
     assert_int_equal(o.huge_pages, MM_HUGE_REQUIRE);
-    assert_int_equal(o.kv_type, OPS_KV_Q8_0);
-    assert_true(o.kv_bytes == UINT64_C(2) << 30);
+    assert_int_equal(o.models.all[0].kv_type, OPS_KV_Q8_0);
+    assert_true(o.models.all[0].kv_bytes == UINT64_C(2) << 30);
     assert_null(o.store);
     assert_null(o.image);
     assert_true(o.share_prefixes);
     assert_int_equal(o.queue, 7);
-    assert_int_equal(o.sequences, 16);
+    assert_int_equal(o.models.all[0].sequences, 16);
     options_done(&o);
     assert_int_equal(parse(&o, why, sizeof why, "--share-prefixes=no"), 0);
     assert_false(o.share_prefixes);
@@ -92,6 +92,53 @@ static void later_values_count(void **state)
     write_drop_in("30-c.conf.off", NULL);
 }
 
+static void has_several_models(void **state)
+{
+    (void)state;
+    struct options o;
+    char why[512] = "";
+    write_file(file, "[model small]\nfile = /s.gguf\nkv = q8_0\nkv-bytes = 64M\n"
+                     "[service]\nmodel = /first.gguf\n[requests]\ncontext = 512\n"
+                     "[model big]\ncontext = 4096\n");
+    write_drop_in("10-a.conf", "[model big]\nfile = /b.gguf\n[model small]\nfile = /t.gguf\n");
+    assert_int_equal(parse(&o, why, sizeof why, NULL), 0);
+    assert_int_equal(o.models.n, 3);
+    assert_null(o.models.all[0].name); /* "model" of [service] is the first wherever it stands */
+    assert_string_equal(o.models.all[0].path, "/first.gguf");
+    assert_string_equal(o.models.all[1].name, "small");
+    assert_string_equal(o.models.all[1].path, "/t.gguf");
+    assert_int_equal(o.models.all[1].kv_type, OPS_KV_Q8_0);
+    assert_true(o.models.all[1].kv_bytes == UINT64_C(64) << 20);
+    assert_int_equal(o.models.all[1].context, 512);
+    assert_string_equal(o.models.all[2].path, "/b.gguf");
+    assert_int_equal(o.models.all[2].context, 4096);
+    assert_int_equal(o.models.all[2].kv_type, OPS_KV_F16);
+    options_done(&o);
+
+    /* A later file's "model" stands in place of that of an earlier one; the others stay. */
+    write_drop_in("20-b.conf", "[service]\nmodel = new=/new.gguf\n[model new]\ncontext = 128\n");
+    assert_int_equal(parse(&o, why, sizeof why, NULL), 0);
+    assert_int_equal(o.models.n, 3);
+    assert_string_equal(o.models.all[0].name, "new");
+    assert_string_equal(o.models.all[0].path, "/new.gguf");
+    assert_int_equal(o.models.all[0].context, 128);
+    assert_string_equal(o.models.all[1].name, "small");
+    options_done(&o);
+    write_drop_in("30-c.conf", "[service]\nmodel = /last.gguf\n");
+    assert_int_equal(parse(&o, why, sizeof why, NULL), -EINVAL);
+    assert_non_null(strstr(why, "No file is named for the model \"new\""));
+    write_drop_in("30-c.conf", NULL);
+
+    /* Models of the command line stand in place of all of the file's. */
+    assert_int_equal(parse(&o, why, sizeof why, "--model=x=/x.gguf"), 0);
+    assert_int_equal(o.models.n, 1);
+    assert_string_equal(o.models.all[0].name, "x");
+    assert_int_equal(o.models.all[0].context, 512);
+    options_done(&o);
+    write_drop_in("10-a.conf", NULL);
+    write_drop_in("20-b.conf", NULL);
+}
+
 static void names_each_problem(void **state)
 {
     (void)state;
@@ -115,6 +162,16 @@ static void names_each_problem(void **state)
         {"[service]\nhelp = yes\n", "There is no key \"help\""},
         {"[service]\nmodel\n", ":2: This is neither"},
         {"[service]\nmodel = a\n[memory\n", ":3: This is neither"},
+        {"[model a]\nfile = x\nfile = y\n", ":3: \"file\" was given in line 2 already"},
+        {"[model a]\nkv = f16\n[model b]\nkv = f16\n[model a]\nkv = f16\n",
+         ":6: \"kv\" was given in line 2 already"},
+        {"[model a]\nthreads = 2\n", ":2: There is no key \"threads\" for one model"},
+        {"[model a]\nkv-bytes = 1X\n", ":2: kv-bytes takes a size"},
+        {"[model a/b]\nfile = x\n", ":2: file takes a name of up to 40 letters"},
+        {"[model 12345678901234567890123456789012345678901234567890]\nfile = x\n",
+         ":2: file takes a name of up to 40 letters"},
+        {"[model ]\nfile = x\n", ":2: file takes a name of up"},
+        {"[memory]\nkv-bytes = a=1G\n", ":2: kv-bytes takes a size"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct options o;
@@ -198,9 +255,10 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sets_every_kind),    cmocka_unit_test(later_values_count),
-        cmocka_unit_test(names_each_problem), cmocka_unit_test(refuses_what_is_no_text),
-        cmocka_unit_test(tells_all_problems), cmocka_unit_test(measures_distances),
+        cmocka_unit_test(sets_every_kind),         cmocka_unit_test(later_values_count),
+        cmocka_unit_test(has_several_models),      cmocka_unit_test(names_each_problem),
+        cmocka_unit_test(refuses_what_is_no_text), cmocka_unit_test(tells_all_problems),
+        cmocka_unit_test(measures_distances),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -121,9 +121,11 @@ static int fill_and_keep(struct run *run)
 static int adopt(struct run *run)
 {
     struct mm_store store;
+    const struct mm_store *stores[] = {&store};
     struct mm_arena arena = {.fd = -7};
     CHECK(store_of(run, &store) == 0);
     int r = mm_store_adopt(&arena, &store, run->size, run->why, sizeof run->why);
+    mm_store_sweep(stores, 1, run->why, sizeof run->why);
     CHECK(r == run->expect);
     if (r < 0) {
         CHECK(arena.fd == -7);
