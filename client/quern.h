@@ -178,7 +178,7 @@ struct quern_request {
     size_t n_ids;
     const char *const *stops; /* stop strings, each ends with a zero byte; at most 16 */
     size_t n_stops;
-    const char *model; /* name; NULL: the service's first model */
+    const char *model; /* name; NULL: the model of `prefix`, else the service's first */
     uint32_t flags;    /* QUERN_SPECIAL, … */
     uint32_t given;    /* QUERN_GIVEN_…: which of the following count */
     uint32_t max_tokens;

@@ -256,7 +256,7 @@ struct ipc_request_record {
     uint32_t offset; /* of the span in the request bytes */
     uint32_t input_bytes;
     uint32_t stop_bytes;  /* stop list: for each string u32 length, then its bytes */
-    uint32_t model_bytes; /* 0: the service's first model */
+    uint32_t model_bytes; /* 0: the model of `prefix`, else the service's first */
     float temperature;    /* 0 … 100; 0 is greedy */
     uint32_t top_k;       /* 0: no limit */
     float top_p;          /* 0 < p ≤ 1 */

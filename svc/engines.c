@@ -121,7 +121,7 @@ static int check_names(const struct engines *s, char *why, size_t why_size)
                          "Two models are called \"%.60s\"; give one another name: --model "
                          "NAME=%.100s.",
                          engine_name(s->all[i]), s->all[i]->own.path);
-                return -EINVAL;
+                return -EEXIST;
             }
     return 0;
 }

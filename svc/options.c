@@ -17,7 +17,7 @@ const char options_help[] =
     "quernd VERB …   inspect, bench, logits, perplexity, quantize, pack, verify, pool\n"
     "  --config FILE|off         settings (/etc/quern/quern.conf; off with --model)\n"
     "  --check-config            say what is wrong with them, and end\n"
-    "  --model [NAME=]FILE       GGUF, the first file of a split set; again: a further model\n"
+    "  --model [NAME=]FILE       GGUF; again: one more, whose values are NAME=VALUE\n"
     "  --socket PATH             where to listen (/run/quern/quern.sock)\n"
     "  --threads N               that compute (as many as there are cores)\n"
     "  --context N               positions of a sequence (8192 or the model's)\n"
@@ -36,7 +36,6 @@ const char options_help[] =
     "  --drain-s N  --exit-on-idle-s N         time at a stop (0); end unused\n"
     "  --share-prefixes          among users;  --metrics PATH|127.0.0.1:PORT  a page\n"
     "  -v, --verbose; --help, --version\n"
-    "NAME=VALUE is that of one model: context, sequences, kv, kv-bytes, rope-….\n"
     "quernd(8) says more, and what the exit codes are; quern.conf(5) has the file.\n";
 
 #define CONFIG_SYSTEM "/etc/quern/quern.conf"

@@ -781,6 +781,7 @@ int service_run(struct options *options, int argc, char **argv)
     if (r < 0 && !s.stop) {
         journal_event(JOURNAL_FAILED, JOURNAL_ERROR, NULL, "%s", why);
         s.code = r == -ENOMEM                                     ? EXIT_MACHINE
+                 : r == -EEXIST                                   ? EXIT_USAGE
                  : r == -EBADMSG || r == -ENOTSUP || r == -EINVAL ? EXIT_BAD_DATA
                                                                   : EXIT_NO_INPUT;
     } else {
