@@ -45,7 +45,7 @@ examples() { # PAGE KIND: into $work/examples; $n of them
 }
 examples quern.conf.5 check
 for i in $(seq "$n"); do
-    sed "s|^\(model\|file\) = .*|\1 = $model|" "$work/examples/$i" >"$work/quern.conf"
+    sed "s#^\(model\|file\) = .*#\1 = $model#" "$work/examples/$i" >"$work/quern.conf"
     check "example $i of quern.conf(5)" "$BUILD/quernd" --check-config --config "$work/quern.conf"
 done
 examples quern.conf.5 policy
