@@ -42,6 +42,7 @@ PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhuget
 # What tests of packages and pages need besides, and building packages.
 PACKAGES_CHECK := tmux mandoc debhelper fakeroot clang-14 libclang-rt-14-dev python3-pip python3-setuptools \
                   python3-wheel
+PACKAGES_VM := qemu-system-x86 busybox-static e2fsprogs libpam-systemd
 PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev debootstrap
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -93,7 +94,7 @@ $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%_amx.o: ISA := $(ISA_AVX512) -mavx512vnni -mamx-tile -mamx-int8
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model needle tests
+.PHONY: help deps all run check check-vm check-deb quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model needle tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -267,6 +268,11 @@ deb: deps tarball ## Debian packages in build/deb: quern, libquern0, libquern-de
 	    dpkg-buildpackage -b -us -uc -j$$(nproc) >../log 2>&1 || { tail -n 40 ../log; exit 1; }
 	$(Q)rm -rf "$(BUILD)/deb/quern-$(VERSION)"
 	$(Q)ls "$(BUILD)"/deb/*.deb
+
+check-vm: PACKAGES += $(PACKAGES_VM)
+check-vm: deps ## suspend, limits of memory and processors, a user's service: in a virtual machine (minutes, root)
+	$(Q)$(MAKE) --no-print-directory -j$$(nproc) all tools
+	$(Q)BUILD="$(BUILD)" sh tests/systemd/vm.sh
 
 check-deb: deb ## build the packages, lint them; install, upgrade, remove, purge in a clean Debian
 	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes

@@ -2,7 +2,7 @@
 # quern under the systemd of a machine of its own: what vm-inside.sh checks there, since a container has
 # neither controllers of memory and processors (where the machine gives it none) nor a suspend. QEMU
 # boots Debian's cloud kernel and this machine's own systemd, in software: whatever the processor is,
-# and wherever this runs. Needs root (the owners of the files), QEMU and the kernel, else it is skipped.
+# and wherever this runs, in minutes. `make check-vm` calls it; needs root (the owners of the files).
 set -eu
 . tests/support/service.sh
 skip() {
@@ -95,7 +95,7 @@ ln -s busybox "$work/initrd/bin/sh"
 
 # ---- the machine ----------------------------------------------------------------------------
 : >"$work/log"
-timeout -k 5 "${VM_TIMEOUT_S:-280}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -machine q35 -smp 2 -m 768 \
+timeout -k 5 "${VM_TIMEOUT_S:-1200}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -machine q35 -smp 2 -m 768 \
     -nodefaults -display none -no-reboot -serial "file:$work/console" -serial "file:$work/log" \
     -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" -kernel "$kernel/vmlinuz" -initrd "$work/initrd.img" \
     -append "console=ttyS0 quiet mitigations=off no_timer_check systemd.unit=quern-test.target systemd.show_status=false" \
