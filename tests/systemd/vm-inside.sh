@@ -133,12 +133,13 @@ check "… after which it answers again" [ "$(answer)" = "$want" ]
 check "… with the weights kept" until_true "journal -u quern.service | grep -c 'Weights kept from the process before'"
 
 # A user's own service, in what is delegated to the user
-printf 'u tester 1000 - /home/tester /bin/sh\n' | systemd-sysusers -
+printf "u tester - - /home/tester /bin/sh\n" | systemd-sysusers -
+uid=$(id -u tester)
 install -d -o tester -g tester /home/tester
-systemctl start user@1000.service
+systemctl start user@$uid.service
 user() {
-    setpriv --reuid 1000 --regid 1000 --clear-groups env HOME=/home/tester XDG_RUNTIME_DIR=/run/user/1000 \
-        QUERN_SOCKET=/run/user/1000/quern/quern.sock "$@"
+    setpriv --reuid "$uid" --regid "$(id -g tester)" --clear-groups env HOME=/home/tester XDG_RUNTIME_DIR=/run/user/$uid \
+        QUERN_SOCKET=/run/user/$uid/quern/quern.sock "$@"
 }
 user sh -c 'mkdir -p ~/.config/quern && cat >~/.config/quern/quern.conf' <<'CONF'
 [service]
@@ -146,7 +147,7 @@ model = /usr/share/quern/toy.gguf
 [requests]
 context = 4096
 CONF
-delegated=/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service
+delegated=/sys/fs/cgroup/user.slice/user-$uid.slice/user@$uid.service
 check "memory and processors are delegated" sh -c "grep memory $delegated/cgroup.controllers | grep cpu"
 check "a user's socket" user systemctl --user start quern.socket
 check "… answers" [ "$(user quern generate --tokens 5,6,7 --max-tokens 100 --temperature 1 --seed 7 --output ids)" = "$want" ]

@@ -41,6 +41,7 @@ for d in dev proc sys run tmp root home var/lib var/log/journal var/cache var/tm
     mkdir -p "$root/$d"
 done
 ln -sf dash "$root/usr/bin/sh"
+ln -sf mawk "$root/usr/bin/awk"
 chmod 1777 "$root/tmp" "$root/var/tmp"
 ldconfig -r "$root"
 : >"$root/etc/machine-id"
