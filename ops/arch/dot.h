@@ -10,8 +10,8 @@
  *                    long as each true sum fits 16 bits. No byte of a weight may exceed 127 · 2 / 2,
  *                    so that vpmaddubsw never saturates: wider weights are split into nibbles.
  *
- * OPS_WEIGHTS_HELD: the registers hold a block's weights beside OPS_TOKENS_MAX sums (half as many for
- * split types), so that they are made once for all tokens of a tile. */
+ * A pass is OPS_TOKENS_MAX tokens and OPS_SIDE groups: as many as leave their sums, in two forms, in the
+ * registers. With AVX-512 two groups need half the loads of activations and give eight chains of sums. */
 #ifndef QUERN_OPS_ARCH_DOT_H
 #define QUERN_OPS_ARCH_DOT_H
 
@@ -26,8 +26,12 @@
 #else
 #define OPS_DOT_WIDE 0
 #endif
-#define OPS_WEIGHTS_HELD 1
-#define OPS_TOKENS_MAX   8
+#ifdef __AMX_INT8__ /* tiles take over before two groups pay */
+#define OPS_SIDE 1
+#else
+#define OPS_SIDE 2
+#endif
+#define OPS_TOKENS_MAX 4
 
 typedef __m512i part_i;
 typedef __m512 part_f;
@@ -76,11 +80,11 @@ OPS_INLINE void pf_store_n(float *p, part_f a, int n)
 
 #elif defined(__AVX2__)
 
-#define OPS_PARTS        2
-#define OPS_PART_ROWS    8
-#define OPS_DOT_WIDE     0
-#define OPS_WEIGHTS_HELD 0
-#define OPS_TOKENS_MAX   8
+#define OPS_PARTS      2
+#define OPS_PART_ROWS  8
+#define OPS_SIDE       1
+#define OPS_DOT_WIDE   0
+#define OPS_TOKENS_MAX 4
 
 typedef __m256i part_i;
 typedef __m256 part_f;
@@ -129,11 +133,11 @@ OPS_INLINE void pf_store_n(float *p, part_f a, int n)
 
 #else
 
-#define OPS_PARTS        1
-#define OPS_PART_ROWS    16
-#define OPS_DOT_WIDE     1
-#define OPS_WEIGHTS_HELD 0
-#define OPS_TOKENS_MAX   2
+#define OPS_PARTS      1
+#define OPS_PART_ROWS  16
+#define OPS_SIDE       1
+#define OPS_DOT_WIDE   1
+#define OPS_TOKENS_MAX 2
 
 typedef vec_i32 part_i;
 typedef vec_f32 part_f;
@@ -427,6 +431,16 @@ OPS_INLINE part_f pf_fma(part_f a, part_f b, part_f c)
 }
 
 #endif
+
+/* The same address, but the compiler does not know: what is read from it is not taken for what was read
+ * before, and so not kept in a register that sums need. */
+OPS_INLINE const uint8_t *load_anew(const uint8_t *p)
+{
+#ifdef PI
+    __asm__("" : "+r"(p));
+#endif
+    return p;
+}
 
 /* The 32-bit value of a dot. */
 OPS_INLINE part_i dot_value(part_i dot)

@@ -391,6 +391,12 @@ OPS_INLINE void amx_block256_tile(const enum ops_type type, const struct ops_til
     }
 }
 
+OPS_INLINE void fetch_lines_ahead(const uint8_t *p, size_t n_bytes)
+{
+    for (size_t line = 0; line < n_bytes; line += 64)
+        fetch_ahead(p + line);
+}
+
 /* One tile of at most n_most tokens, the weights going by once. */
 OPS_INLINE void amx_only256(const enum ops_type type, const struct ops_matmul_work *work,
                             uint32_t group, const int n_most)

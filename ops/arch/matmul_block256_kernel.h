@@ -6,8 +6,9 @@
 
 /* Everything about a block that its tokens share, decoded once. */
 struct block256 {
-    part_i scale[16];      /* by sub-block, as block256_accumulate wants it */
-    part_i scale_pairs[8]; /* int16 pairs, as the activations' sums are paired */
+    part_i scale[16];       /* by sub-block, as block256_accumulate wants it */
+    part_i scale_pairs[8];  /* int16 pairs, as the activations' sums are paired */
+    part_i offset_pairs[8]; /* what a dot of unsigned weights has too much: -offset · scale */
     part_i minimum_pairs[8];
 };
 
@@ -22,10 +23,18 @@ OPS_INLINE int block256_sub_len(const enum ops_type type)
     return type == OPS_Q2_K || type == OPS_Q3_K || type == OPS_Q6_K ? 16 : 32;
 }
 
+/* Whether a dot of Q4_K takes a whole sub-block, 15 · 127 · 32, and a 32-bit product: one operation where
+ * two of 16 bits are needed for shorter dots. With AMX, which is Intel's, that product costs two itself. */
+#ifdef __AMX_INT8__
+#define OPS_Q4_K_WIDE 0
+#else
+#define OPS_Q4_K_WIDE OPS_DOT_WIDE
+#endif
+
 /* Inputs to one dot: as many as its form holds exactly, and as dot_scaled takes. */
 OPS_INLINE int block256_dot_len(const enum ops_type type)
 {
-    if (OPS_DOT_WIDE && type == OPS_Q4_K)
+    if (OPS_DOT_WIDE && !OPS_Q4_K_WIDE && type == OPS_Q4_K)
         return 16; /* 15 · 127 · 16 fits 16 bits */
     if (!OPS_DOT_WIDE && type == OPS_Q6_K)
         return 8; /* 63 · 127 · 4, in each half of a lane, does */
@@ -42,6 +51,8 @@ OPS_INLINE bool block256_is_split(const enum ops_type type)
 /* Whether a dot may leave 16 bits, so that its scale is applied by a 32-bit product. */
 OPS_INLINE bool block256_is_wide(const enum ops_type type)
 {
+    if (type == OPS_Q4_K)
+        return OPS_Q4_K_WIDE;
     return OPS_DOT_WIDE && (type == OPS_Q5_K || type == OPS_Q6_K || type == OPS_IQ4_XS);
 }
 
@@ -49,6 +60,12 @@ OPS_INLINE bool block256_is_wide(const enum ops_type type)
 OPS_INLINE int block256_offset_log2(const enum ops_type type)
 {
     return type == OPS_Q3_K ? 2 : type == OPS_Q6_K ? 5 : type == OPS_IQ4_XS ? 7 : 0;
+}
+
+/* An eighth of a body, rounded up to lines: what one run fetches of a block to come. */
+OPS_INLINE size_t block256_run_bytes(const enum ops_type type)
+{
+    return (ops_packing(type).words + 7) / 8 * OPS_WORD_BYTES;
 }
 
 OPS_INLINE part_i block256_word(const uint8_t *body, const int word)
@@ -196,6 +213,11 @@ OPS_INLINE void block256_unpack(const enum ops_type type, const uint8_t *body,
         block256_unpack_iq4_xs(body, halves + OPS_HALF_BYTES, block);
 
     const int n_subs = 256 / block256_sub_len(type);
+    const unsigned offset = -(1u << block256_offset_log2(type)); /* of 16 bits */
+    OPS_UNROLL
+    for (int p = 0; p < n_subs / 2; p++)
+        block->offset_pairs[p] =
+            pi_mul16(block->scale_pairs[p], pi_set1((int)((offset & 0xffff) * 0x10001u)));
     OPS_UNROLL
     for (int s = 0; s < n_subs; s++) {
         /* Pair 2 v holds sub-blocks 4 v and 4 v + 2, pair 2 v + 1 those after them. */
@@ -219,14 +241,10 @@ OPS_INLINE part_i block256_accumulate(const enum ops_type type, part_i acc, part
     return dot_scaled(acc, dot, scale);
 }
 
-/* One run (32 inputs) of one part of a block, and the integers of its tokens, which live in
- * memory. */
+/* One run (32 inputs) of one part of a block. */
 struct block256_run {
     const uint8_t *body;
     int r;
-    const part_i *scale; /* of the run's first sub-block */
-    const int8_t *a;     /* of the first token */
-    int32_t (*sum)[OPS_PART_ROWS];
 };
 
 /* Four inputs of a run as its dots take them: split types have a low part. */
@@ -234,68 +252,20 @@ struct block256_weights {
     part_i w, low;
 };
 
-OPS_INLINE struct block256_weights block256_step(const enum ops_type type,
-                                                 const struct block256_run *run, const int j)
+OPS_INLINE struct block256_weights block256_split(const enum ops_type type, part_i w)
 {
     const part_i nibble = pi_set1(0x0f0f0f0f);
-    struct block256_weights step = {.w = block256_load(type, run->body, run->r, j)};
+    struct block256_weights step = {.w = w, .low = pi_and(w, nibble)};
 
-    step.low = pi_and(step.w, nibble);
     if (block256_is_split(type))
-        step.w = pi_and(pi_shr(step.w, 4), nibble);
+        step.w = pi_and(pi_shr(w, 4), nibble);
     return step;
 }
 
-/* Tokens first … first + n_tokens, side by side so that enough sums are in flight. The weights are
- * in registers already (`held`), or are made as they are needed. */
-OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_run *run,
-                                const struct block256_weights *held, unsigned first,
-                                const int n_tokens)
+OPS_INLINE struct block256_weights block256_step(const enum ops_type type,
+                                                 const struct block256_run *run, const int j)
 {
-    const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
-    const int8_t *a = run->a + 32 * first;
-    part_i dot[OPS_TOKENS_MAX], dot_low[OPS_TOKENS_MAX];
-
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        const struct block256_weights step =
-            OPS_WEIGHTS_HELD ? held[j] : block256_step(type, run, j);
-        OPS_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            const part_i aj = pi_bcast(a + 32 * t + 4 * j);
-            const bool begins = j % steps == 0;
-            dot[t] = dot_step(begins ? pi_zero() : dot[t], step.w, aj);
-            if (block256_is_split(type))
-                dot_low[t] = dot_step(begins ? pi_zero() : dot_low[t], step.low, aj);
-        }
-        if ((j + 1) % steps)
-            continue;
-        OPS_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            int32_t *sum = run->sum[first + (unsigned)t];
-            pi_store(sum, block256_accumulate(type, pi_load(sum), dot[t],
-                                              block256_is_split(type) ? dot_low[t] : dot[t],
-                                              run->scale[j / sub_steps]));
-        }
-    }
-}
-
-OPS_INLINE void block256_run(const enum ops_type type, const struct block256_run *run,
-                             unsigned n_tokens)
-{
-    const unsigned most = block256_is_split(type) ? OPS_TOKENS_MAX / 2 : OPS_TOKENS_MAX;
-    struct block256_weights held[8];
-    unsigned t = 0;
-
-    OPS_UNROLL
-    for (int j = 0; OPS_WEIGHTS_HELD && j < 8; j++)
-        held[j] = block256_step(type, run, j);
-    for (; t + most <= n_tokens; t += most)
-        block256_tokens(type, run, held, t, (int)most);
-    for (; t + 2 <= n_tokens; t += 2)
-        block256_tokens(type, run, held, t, 2);
-    if (t < n_tokens)
-        block256_tokens(type, run, held, t, 1);
+    return block256_split(type, block256_load(type, run->body, run->r, j));
 }
 
 /* Σ of n_pairs products of int16 pairs: the rows' scales or minimums, one token's sums. */
@@ -309,51 +279,121 @@ OPS_INLINE part_i block256_pairs(const part_i *rows, const int32_t *sums, const 
     return total;
 }
 
-/* Block b of one part times the tile's tokens. */
-OPS_INLINE void block256_part(const enum ops_type type, const struct ops_tile *tile, uint32_t b,
-                              const uint8_t *body, const uint8_t *halves,
-                              float (*acc)[OPS_PART_ROWS])
-{
-    const size_t at = (size_t)b * tile->width;
-    const int n_pairs = 128 / block256_sub_len(type);
-    const int32_t *sums = tile->sums256 + at * OPS_SUMS256_PAIRS + (n_pairs == 8 ? 0 : 8);
-    const part_f d = pf_load_f16(halves);
-    int32_t sum[OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
-    struct block256 block;
+/* The weights of a block, unpacked once for all tokens of a tile. */
+struct block256_bytes {
+    part_i w[64];
+};
 
-    block256_unpack(type, body, halves, &block);
-    memset(sum, 0, tile->n_tokens * sizeof(sum[0]));
+OPS_INLINE void block256_unpack_bytes(const enum ops_type type, const uint8_t *body,
+                                      struct block256_bytes *bytes)
+{
+    OPS_UNROLL
     for (int r = 0; r < 8; r++) {
-        const struct block256_run run = {
-            .body = body,
-            .r = r,
-            .scale = block.scale + 32 * r / block256_sub_len(type),
-            .a = tile->q256 + (8 * at + (size_t)r * tile->width) * 32,
-            .sum = sum,
-        };
-        block256_run(type, &run, tile->n_tokens);
-    }
-    for (unsigned t = 0; t < tile->n_tokens; t++) {
-        const part_f d_a = pf_bcast(tile->d256 + at + t);
-        const int32_t *sums_t = sums + t * OPS_SUMS256_PAIRS;
-        part_i total = pi_load(sum[t]);
-        part_f value = pf_load(acc[t]);
-        if (block256_offset_log2(type)) {
-            const part_i extra = block256_pairs(block.scale_pairs, sums_t, n_pairs);
-            total = pi_sub(total, pi_shl(extra, block256_offset_log2(type)));
-        }
-        value = pf_fma(pf_of_i(total), pf_mul(d, d_a), value);
-        if (block256_has_minimum(type)) {
-            const part_i m = block256_pairs(block.minimum_pairs, sums_t, n_pairs);
-            const part_f dmin = pf_load_f16(halves + OPS_HALF_BYTES);
-            value = pf_fma(pf_of_i(pi_sub(pi_zero(), m)), pf_mul(dmin, d_a), value);
-        }
-        pf_store(acc[t], value);
+        OPS_UNROLL
+        for (int j = 0; j < 8; j++)
+            bytes->w[8 * r + j] = block256_load(type, body, r, j);
     }
 }
 
-OPS_INLINE void block256_group(const enum ops_type type, const struct ops_matmul_work *work,
-                               uint32_t group)
+/* A block of the same part of OPS_SIDE groups, and the float sums of each with all tokens. */
+struct block256_side {
+    const struct ops_matmul_work *work;
+    uint32_t group, b;
+    size_t part;
+    const uint8_t *halves;                                   /* of the first group */
+    size_t body_at;                                          /* in the group */
+    const struct block256 *shared;                           /* by group */
+    const struct block256_bytes *bytes;                      /* by group */
+    float (*acc)[OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS]; /* by group */
+};
+
+/* Adds the products of run r, n_side groups and n_tokens tokens side by side, times their scales. */
+OPS_INLINE void block256_add_run(const enum ops_type type, const struct block256_side *block,
+                                 const int r, const int n_side, const int8_t *a, const int n_tokens,
+                                 part_i (*total)[OPS_TOKENS_MAX])
+{
+    const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
+    const int first_scale = r * (8 / sub_steps);
+    part_i dot[OPS_SIDE][OPS_TOKENS_MAX], low[OPS_SIDE][OPS_TOKENS_MAX];
+
+    OPS_UNROLL
+    for (int j = 0; j < 8; j++) {
+        struct block256_weights step[OPS_SIDE];
+        const bool begins = j % steps == 0;
+        OPS_UNROLL
+        for (int s = 0; s < n_side; s++)
+            step[s] = block256_split(type, block->bytes[s].w[8 * r + j]);
+        OPS_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            const part_i aj = pi_bcast(a + 32 * t + 4 * j);
+            OPS_UNROLL
+            for (int s = 0; s < n_side; s++) {
+                dot[s][t] = dot_step(begins ? pi_zero() : dot[s][t], step[s].w, aj);
+                if (block256_is_split(type))
+                    low[s][t] = dot_step(begins ? pi_zero() : low[s][t], step[s].low, aj);
+            }
+        }
+        if ((j + 1) % steps)
+            continue;
+        OPS_UNROLL
+        for (int i = 0; i < n_side * n_tokens; i++) {
+            const int s = i / n_tokens, t = i % n_tokens;
+            total[s][t] = block256_accumulate(type, total[s][t], dot[s][t],
+                                              block256_is_split(type) ? low[s][t] : dot[s][t],
+                                              block->shared[s].scale[first_scale + j / sub_steps]);
+        }
+    }
+}
+
+OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_side *block,
+                                const int n_side, size_t first, const int n_tokens)
+{
+    const struct ops_matmul_work *work = block->work;
+    const struct ops_tile *tile = &work->tile;
+    const size_t at = (size_t)block->b * tile->width + first, run_bytes = block256_run_bytes(type);
+    const int n_pairs = 128 / block256_sub_len(type);
+    const int32_t *sums = tile->sums256 + at * OPS_SUMS256_PAIRS + (n_pairs == 8 ? 0 : 8);
+    const int8_t *a = tile->q256 + (8 * (size_t)block->b * tile->width + first) * 32;
+    const size_t n_turns = fetch_turns(tile->n_tokens);
+    size_t turn = first * n_turns / tile->n_tokens;
+    part_i total[OPS_SIDE][OPS_TOKENS_MAX];
+
+    OPS_UNROLL
+    for (int i = 0; i < n_side * n_tokens; i++)
+        total[i / n_tokens][i % n_tokens] =
+            block256_offset_log2(type)
+                ? block256_pairs(block->shared[i / n_tokens].offset_pairs,
+                                 sums + i % n_tokens * OPS_SUMS256_PAIRS, n_pairs)
+                : pi_zero();
+    for (int r = 0; r < 8; r++, a += (size_t)tile->width * 32) {
+        if (work->is_only_tile && block->part == 0 && turn-- == 0) {
+            turn = n_turns - 1;
+            fetch_groups_ahead(work, block->group, n_side, block->body_at + (size_t)r * run_bytes,
+                               run_bytes);
+        }
+        block256_add_run(type, block, r, n_side, a, n_tokens, total);
+    }
+    OPS_UNROLL
+    for (int i = 0; i < n_side * n_tokens; i++) {
+        const int s = i / n_tokens, t = i % n_tokens;
+        const struct block256 *shared = &block->shared[s];
+        const uint8_t *halves = block->halves + (size_t)s * work->group_bytes;
+        const part_f d_a = pf_bcast(tile->d256 + at + t);
+        const int32_t *sums_t = sums + t * OPS_SUMS256_PAIRS;
+        float *acc = block->acc[s][block->part][first + (size_t)t];
+        part_f value = pf_load(acc);
+        value = pf_fma(pf_of_i(total[s][t]), pf_mul(pf_load_f16(halves), d_a), value);
+        if (block256_has_minimum(type)) {
+            const part_i m = block256_pairs(shared->minimum_pairs, sums_t, n_pairs);
+            const part_f dmin = pf_load_f16(halves + OPS_HALF_BYTES);
+            value = pf_fma(pf_of_i(pi_sub(pi_zero(), m)), pf_mul(dmin, d_a), value);
+        }
+        pf_store(acc, value);
+    }
+}
+
+OPS_INLINE void block256_groups(const enum ops_type type, const struct ops_matmul_work *work,
+                                uint32_t group, const int n_side)
 {
     const struct ops_packing packing = ops_packing(type);
     const size_t body_bytes = packing.words * OPS_WORD_BYTES;
@@ -362,20 +402,33 @@ OPS_INLINE void block256_group(const enum ops_type type, const struct ops_matmul
     const unsigned n_tokens = work->tile.n_tokens;
     const uint8_t *body = work->groups + group * work->group_bytes;
     const uint8_t *plane = body + n_blocks * body_bytes;
-    float acc[OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+    float acc[OPS_SIDE][OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+    struct block256 shared[OPS_SIDE];
+    struct block256_bytes bytes[OPS_SIDE];
+    struct block256_side block = {
+        .work = work, .group = group, .shared = shared, .bytes = bytes, .acc = acc};
 
     memset(acc, 0, sizeof(acc));
-    for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
-        if (work->is_only_tile) {
-            fetch_lines_ahead(body, body_bytes);
-            fetch_lines_ahead(plane, plane_bytes);
+    for (; block.b < n_blocks; block.b++, body += body_bytes, plane += plane_bytes) {
+        if (work->is_only_tile)
+            fetch_groups_ahead(work, group, n_side, n_blocks * body_bytes + block.b * plane_bytes,
+                               plane_bytes);
+        block.body_at = block.b * body_bytes;
+        for (block.part = 0; block.part < OPS_PARTS; block.part++) {
+            const uint8_t *part_body = body + block.part * OPS_PART_ROWS * 4;
+            block.halves = plane + block.part * OPS_PART_ROWS * 2;
+            for (int s = 0; s < n_side; s++) {
+                const size_t at = (size_t)s * work->group_bytes;
+                block256_unpack(type, part_body + at, block.halves + at, &shared[s]);
+                block256_unpack_bytes(type, part_body + at, &bytes[s]);
+            }
+            OPS_EACH_TOKENS(block256_tokens, type, &block, n_side, n_tokens)
         }
-        for (size_t part = 0; part < OPS_PARTS; part++)
-            block256_part(type, &work->tile, b, body + part * OPS_PART_ROWS * 4,
-                          plane + part * OPS_PART_ROWS * 2, acc[part]);
     }
-    for (int part = 0; part < OPS_PARTS; part++) {
-        for (unsigned t = 0; t < n_tokens; t++)
-            store_part(work, group, part, t, pf_load(acc[part][t]));
+    for (int s = 0; s < n_side; s++) {
+        for (int part = 0; part < OPS_PARTS; part++) {
+            for (unsigned t = 0; t < n_tokens; t++)
+                store_part(work, group + (uint32_t)s, part, t, pf_load(acc[s][part][t]));
+        }
     }
 }

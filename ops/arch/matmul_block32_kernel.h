@@ -46,30 +46,14 @@ OPS_INLINE part_i block32_load(const enum ops_type type, const uint8_t *body, co
     return type == OPS_IQ4_NL ? pi_table16(ops_iq4_values, w) : w;
 }
 
-/* One block of one part, and the float sums of its tokens. These live in memory: they are touched
- * once in 32 inputs, and no count of tokens needs code of its own. */
+/* One block of one part. */
 struct block32 {
     const uint8_t *body;
-    part_f d, m;
     const struct ops_tile *tile;
     size_t at; /* of the block's first token in the planes */
-    float (*acc)[OPS_PART_ROWS];
 };
 
-/* What token t adds. */
-OPS_INLINE void block32_add(const enum ops_type type, const struct block32 *block, unsigned t,
-                            part_i sum)
-{
-    const float *d_a = block->tile->d32 + block->at + t, *ds_a = block->tile->ds32 + block->at + t;
-    part_f acc = pf_load(block->acc[t]);
-
-    acc = pf_fma(pf_of_i(sum), pf_mul(block->d, pf_bcast(d_a)), acc);
-    if (block32_has_minimum(type))
-        acc = pf_fma(block->m, pf_bcast(ds_a), acc);
-    pf_store(block->acc[t], acc);
-}
-
-OPS_INLINE part_i block32_first(const enum ops_type type, const struct block32 *block, unsigned t)
+OPS_INLINE part_i block32_first(const enum ops_type type, const struct block32 *block, size_t t)
 {
     if (block32_has_minimum(type))
         return pi_zero();
@@ -93,101 +77,128 @@ OPS_INLINE struct block32_weights block32_step(const enum ops_type type,
     return step;
 }
 
-/* Tokens first … first + n_tokens, side by side so that enough sums are in flight. The weights are
- * in registers already (`held`), or are made as they are needed. */
-OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32 *block,
-                               const struct block32_weights *held, unsigned first,
-                               const int n_tokens)
+/* The integer of a block from its sums: those of a split type's low part, and of its first half. */
+OPS_INLINE part_i block32_value(const enum ops_type type, part_i dot, part_i low, part_i first_half)
 {
-    const int8_t *a = block->tile->q32 + (block->at + first) * 32;
-    part_i dot[OPS_TOKENS_MAX], dot_low[OPS_TOKENS_MAX], first_half[OPS_TOKENS_MAX];
+    if (block32_is_split(type))
+        return pi_madd16_add(dot_value(low), dot, pi_set1(0x00100010));
+    return block32_in_halves(type) ? pi_add(first_half, dot_value(dot)) : dot_value(dot);
+}
+
+/* Some blocks of a part of one group, or of the same part of OPS_SIDE groups, and the float sums of
+ * each with all tokens. */
+struct block32_run {
+    const struct ops_matmul_work *work;
+    uint32_t group, begin, end; /* blocks */
+    size_t part;
+    float (*acc)[OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS]; /* by group */
+};
+
+/* Adds what tokens first … first + n_tokens have in a run. They and n_side groups stand side by side, so
+ * that enough sums are in flight and what is loaded of the activations serves all groups. */
+OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32_run *run,
+                               const int n_side, size_t first, const int n_tokens)
+{
+    const struct ops_matmul_work *work = run->work;
+    const struct ops_tile *tile = &work->tile;
+    const struct ops_packing packing = ops_packing(type);
+    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
+    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
+    const uint8_t *group = work->groups + run->group * work->group_bytes;
+    const uint8_t *body = group + run->begin * body_bytes;
+    const uint8_t *plane = group + work->n_cols / 32 * body_bytes + run->begin * plane_bytes;
+    const size_t n_turns = fetch_turns(tile->n_tokens);
+    size_t turn = first * n_turns / tile->n_tokens;
+    part_f acc[OPS_SIDE][OPS_TOKENS_MAX];
 
     OPS_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        dot[t] = block32_first(type, block, first + (unsigned)t);
-        dot_low[t] = pi_zero();
-        first_half[t] = pi_zero();
-    }
-    OPS_UNROLL
-    for (int j = 0; j < 8; j++) {
-        const struct block32_weights step =
-            OPS_WEIGHTS_HELD ? held[j] : block32_step(type, block, j);
+    for (int i = 0; i < n_side * n_tokens; i++)
+        acc[i / n_tokens][i % n_tokens] =
+            pf_load(run->acc[i / n_tokens][run->part][first + (size_t)(i % n_tokens)]);
+    for (size_t b = run->begin; b < run->end; b++, body += body_bytes, plane += plane_bytes) {
+        part_i dot[OPS_SIDE][OPS_TOKENS_MAX], low[OPS_SIDE][OPS_TOKENS_MAX];
+        part_i half[OPS_SIDE][OPS_TOKENS_MAX];
+        struct block32 block[OPS_SIDE];
+        const size_t at = b * tile->width + first;
+        const int8_t *a = tile->q32 + at * 32;
+        if (work->is_only_tile && run->part == 0 && turn-- == 0) {
+            turn = n_turns - 1;
+            fetch_groups_ahead(work, run->group, n_side, (size_t)(body - group), body_bytes);
+            fetch_groups_ahead(work, run->group, n_side, (size_t)(plane - group), plane_bytes);
+        }
         OPS_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            const part_i aj = pi_bcast(a + 32 * t + 4 * j);
-            dot[t] = dot_step(dot[t], step.w, aj);
-            if (block32_is_split(type))
-                dot_low[t] = dot_step(dot_low[t], step.low, aj);
-            if (block32_in_halves(type) && j == 3) {
-                first_half[t] = dot_value(dot[t]);
-                dot[t] = pi_zero();
+        for (int s = 0; s < n_side; s++) {
+            block[s] = (struct block32){
+                body + (size_t)s * work->group_bytes + run->part * OPS_PART_ROWS * 4, tile, at};
+            OPS_UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                dot[s][t] = block32_first(type, &block[s], (size_t)t);
+                low[s][t] = half[s][t] = pi_zero();
+            }
+        }
+        OPS_UNROLL
+        for (int j = 0; j < 8; j++) {
+            struct block32_weights step[OPS_SIDE];
+            OPS_UNROLL
+            for (int s = 0; s < n_side; s++) {
+                block[s].body = load_anew(block[s].body);
+                step[s] = block32_step(type, &block[s], j);
+            }
+            OPS_UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                const part_i aj = pi_bcast(a + 32 * t + 4 * j);
+                OPS_UNROLL
+                for (int s = 0; s < n_side; s++) {
+                    dot[s][t] = dot_step(dot[s][t], step[s].w, aj);
+                    if (block32_is_split(type))
+                        low[s][t] = dot_step(low[s][t], step[s].low, aj);
+                    if (block32_in_halves(type) && j == 3) {
+                        half[s][t] = dot_value(dot[s][t]);
+                        dot[s][t] = pi_zero();
+                    }
+                }
+            }
+        }
+        OPS_UNROLL
+        for (int s = 0; s < n_side; s++) {
+            const uint8_t *halves =
+                plane + (size_t)s * work->group_bytes + run->part * OPS_PART_ROWS * 2;
+            const part_f d = pf_load_f16(halves);
+            OPS_UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                const part_i sum = block32_value(type, dot[s][t], low[s][t], half[s][t]);
+                acc[s][t] =
+                    pf_fma(pf_of_i(sum), pf_mul(d, pf_bcast(tile->d32 + at + t)), acc[s][t]);
+                if (block32_has_minimum(type))
+                    acc[s][t] = pf_fma(pf_load_f16(halves + OPS_HALF_BYTES),
+                                       pf_bcast(tile->ds32 + at + t), acc[s][t]);
             }
         }
     }
     OPS_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        part_i sum;
-        if (block32_is_split(type))
-            sum = pi_madd16_add(dot_value(dot_low[t]), dot[t], pi_set1(0x00100010));
-        else if (block32_in_halves(type))
-            sum = pi_add(first_half[t], dot_value(dot[t]));
-        else
-            sum = dot_value(dot[t]);
-        block32_add(type, block, first + (unsigned)t, sum);
-    }
+    for (int i = 0; i < n_side * n_tokens; i++)
+        pf_store(run->acc[i / n_tokens][run->part][first + (size_t)(i % n_tokens)],
+                 acc[i / n_tokens][i % n_tokens]);
 }
 
-OPS_INLINE void block32_part(const enum ops_type type, const struct block32 *block,
-                             unsigned n_tokens)
+OPS_INLINE void block32_groups(const enum ops_type type, const struct ops_matmul_work *work,
+                               uint32_t group, const int n_side)
 {
-    const unsigned most = block32_is_split(type) ? OPS_TOKENS_MAX / 2 : OPS_TOKENS_MAX;
-    struct block32_weights held[8];
-    unsigned t = 0;
-
-    OPS_UNROLL
-    for (int j = 0; OPS_WEIGHTS_HELD && j < 8; j++)
-        held[j] = block32_step(type, block, j);
-    for (; t + most <= n_tokens; t += most)
-        block32_tokens(type, block, held, t, (int)most);
-    for (; t + 2 <= n_tokens; t += 2)
-        block32_tokens(type, block, held, t, 2);
-    if (t < n_tokens)
-        block32_tokens(type, block, held, t, 1);
-}
-
-OPS_INLINE void block32_group(const enum ops_type type, const struct ops_matmul_work *work,
-                              uint32_t group)
-{
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
-    const uint32_t n_blocks = work->n_cols / 32;
     const unsigned n_tokens = work->tile.n_tokens;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
-    float acc[OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+    const uint32_t n_blocks = work->n_cols / 32;
+    float acc[OPS_SIDE][OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
+    struct block32_run run = {.work = work, .group = group, .acc = acc};
 
     memset(acc, 0, sizeof(acc));
-    for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
-        if (work->is_only_tile) {
-            fetch_lines_ahead(body, body_bytes);
-            fetch_lines_ahead(plane, plane_bytes);
-        }
-        for (size_t part = 0; part < OPS_PARTS; part++) {
-            const uint8_t *halves = plane + part * OPS_PART_ROWS * 2;
-            const struct block32 block = {
-                .body = body + part * OPS_PART_ROWS * 4,
-                .d = pf_load_f16(halves),
-                .m = pf_load_f16(halves + (block32_has_minimum(type) ? OPS_HALF_BYTES : 0)),
-                .tile = &work->tile,
-                .at = (size_t)b * work->tile.width,
-                .acc = acc[part],
-            };
-            block32_part(type, &block, n_tokens);
-        }
+    for (; run.begin < n_blocks; run.begin = run.end) {
+        run.end = n_blocks - run.begin < OPS_RUN_BLOCKS ? n_blocks : run.begin + OPS_RUN_BLOCKS;
+        for (run.part = 0; run.part < OPS_PARTS; run.part++)
+            OPS_EACH_TOKENS(block32_tokens, type, &run, n_side, n_tokens);
     }
-    for (int part = 0; part < OPS_PARTS; part++) {
-        for (unsigned t = 0; t < n_tokens; t++)
-            store_part(work, group, part, t, pf_load(acc[part][t]));
+    for (int s = 0; s < n_side; s++) {
+        for (int part = 0; part < OPS_PARTS; part++) {
+            for (unsigned t = 0; t < n_tokens; t++)
+                store_part(work, group + (uint32_t)s, part, t, pf_load(acc[s][part][t]));
+        }
     }
 }

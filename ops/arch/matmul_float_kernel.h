@@ -1,6 +1,7 @@
 /* Float weights: acc = fma(w, x, acc), inputs ascending. Part of ops/arch/matmul_kernel.h. */
 
-#define OPS_FLOAT_GROUPS 4 /* groups in flight where one token alone has too few sums */
+#define OPS_FLOAT_GROUPS 4  /* groups in flight where few tokens alone have too few sums */
+#define OPS_FLOAT_RUN    64 /* inputs between two looks at what to fetch */
 
 OPS_INLINE part_f float_load(const enum ops_type type, const uint8_t *p)
 {
@@ -11,7 +12,8 @@ OPS_INLINE part_f float_load(const enum ops_type type, const uint8_t *p)
 
 /* n_groups groups at once (so that enough sums are in flight) times tokens first … first + n_tokens. */
 OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const int n_tokens,
-                             const struct ops_matmul_work *work, uint32_t group, unsigned first)
+                             const bool fetch, const struct ops_matmul_work *work, uint32_t group,
+                             unsigned first)
 {
     const size_t row_bytes = type == OPS_F32 ? 4 : 2, step = OPS_GROUP_ROWS * row_bytes;
     const uint8_t *w = work->groups + group * work->group_bytes;
@@ -24,17 +26,21 @@ OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const
         for (int t = 0; t < n_tokens; t++)
             acc[p][t] = pf_zero();
     }
-    for (uint32_t i = 0; i < work->n_cols; i++, w += step, x += work->tile.width) {
-        OPS_UNROLL
-        for (int p = 0; p < n_groups * OPS_PARTS; p++) {
-            const uint8_t *at = w + (size_t)(p / OPS_PARTS) * work->group_bytes +
-                                (size_t)(p % OPS_PARTS) * OPS_PART_ROWS * row_bytes;
-            if (n_tokens == 1 && p % OPS_PARTS == 0)
-                fetch_ahead(at);
-            const part_f wi = float_load(type, at);
+    for (uint32_t i = 0, end; i < work->n_cols; i = end) {
+        const size_t far = far_bytes(work, i * step, n_groups);
+        end = work->n_cols - i < OPS_FLOAT_RUN ? work->n_cols : i + OPS_FLOAT_RUN;
+        for (uint32_t k = i; k < end; k++, w += step, x += work->tile.width) {
             OPS_UNROLL
-            for (int t = 0; t < n_tokens; t++)
-                acc[p][t] = pf_fma(wi, pf_bcast(x + t), acc[p][t]);
+            for (int p = 0; p < n_groups * OPS_PARTS; p++) {
+                const uint8_t *at = w + (size_t)(p / OPS_PARTS) * work->group_bytes +
+                                    (size_t)(p % OPS_PARTS) * OPS_PART_ROWS * row_bytes;
+                if (fetch && p % OPS_PARTS == 0)
+                    __builtin_prefetch(at + far, 0, 2);
+                const part_f wi = float_load(type, at);
+                OPS_UNROLL
+                for (int t = 0; t < n_tokens; t++)
+                    acc[p][t] = pf_fma(wi, pf_bcast(x + t), acc[p][t]);
+            }
         }
     }
     OPS_UNROLL
@@ -46,23 +52,43 @@ OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const
     }
 }
 
+/* n groups, OPS_FLOAT_GROUPS at most: n_side of them at once, what is left one by one. */
+OPS_INLINE void float_groups(const enum ops_type type, const int n_side, const int n_tokens,
+                             const struct ops_matmul_work *work, uint32_t group, uint32_t n,
+                             unsigned first)
+{
+    const uint32_t end = group + n;
+
+    if (work->is_only_tile && first == 0) {
+        for (; group + (uint32_t)n_side <= end; group += (uint32_t)n_side)
+            float_tokens(type, n_side, n_tokens, true, work, group, first);
+    } else {
+        for (; group + (uint32_t)n_side <= end; group += (uint32_t)n_side)
+            float_tokens(type, n_side, n_tokens, false, work, group, first);
+    }
+    for (; n_side > 1 && group < end; group++)
+        float_tokens(type, 1, n_tokens, false, work, group, first);
+}
+
+/* The registers of AVX-512 hold 16 sums of 16 rows beside the weights, those of AVX2 half of it. */
 OPS_INLINE void float_multiply(const enum ops_type type, const struct ops_matmul_work *work)
 {
     const unsigned n_tokens = work->tile.n_tokens;
-    uint32_t g = 0;
+    uint32_t n;
 
-    if (n_tokens == 1) {
-        for (; g + OPS_FLOAT_GROUPS <= work->n_groups; g += OPS_FLOAT_GROUPS)
-            float_tokens(type, OPS_FLOAT_GROUPS, 1, work, g, 0);
-    }
-    for (; g < work->n_groups; g++) {
+    for (uint32_t g = 0; g < work->n_groups; g += n) {
         unsigned first = 0;
+        n = work->n_groups - g < OPS_FLOAT_GROUPS ? work->n_groups - g : OPS_FLOAT_GROUPS;
         for (; OPS_PARTS == 1 && first + 16 <= n_tokens; first += 16)
-            float_tokens(type, 1, 16, work, g, first);
+            float_groups(type, 1, 16, work, g, n, first);
+        for (; OPS_PARTS == 1 && first + 8 <= n_tokens; first += 8)
+            float_groups(type, 2, 8, work, g, n, first);
         for (; first + 4 <= n_tokens; first += 4)
-            float_tokens(type, 1, 4, work, g, first);
-        for (; first < n_tokens; first++)
-            float_tokens(type, 1, 1, work, g, first);
+            float_groups(type, OPS_PARTS == 1 ? 4 : 1, 4, work, g, n, first);
+        for (; first + 2 <= n_tokens; first += 2)
+            float_groups(type, OPS_PARTS == 1 ? 4 : 2, 2, work, g, n, first);
+        if (first < n_tokens)
+            float_groups(type, 4, 1, work, g, n, first);
     }
 }
 

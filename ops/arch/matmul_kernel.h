@@ -20,10 +20,33 @@ OPS_INLINE void fetch_ahead(const uint8_t *line)
     __builtin_prefetch(line + OPS_NEAR_BYTES);
 }
 
-OPS_INLINE void fetch_lines_ahead(const uint8_t *p, size_t n_bytes)
+/* Where n_side groups go by together: how far from a line at `at` of one of them that is which comes so
+ * much later. After the end of these groups come those behind all of them. */
+OPS_INLINE size_t far_bytes(const struct ops_matmul_work *work, size_t at, const int n_side)
 {
-    for (size_t line = 0; line < n_bytes; line += 64)
-        fetch_ahead(p + line);
+    return at + OPS_FAR_BYTES < work->group_bytes
+               ? OPS_FAR_BYTES
+               : OPS_FAR_BYTES + (size_t)(n_side - 1) * work->group_bytes;
+}
+
+/* Where tokens take several passes over some weights, each fetches its share, so that memory is asked all
+ * the time. */
+OPS_INLINE size_t fetch_turns(unsigned n_tokens)
+{
+    return (n_tokens + OPS_TOKENS_MAX - 1) / OPS_TOKENS_MAX;
+}
+
+/* Lines at `at` of n_side groups from `group` on. */
+OPS_INLINE void fetch_groups_ahead(const struct ops_matmul_work *work, uint32_t group,
+                                   const int n_side, size_t at, size_t n_bytes)
+{
+    const uint8_t *p = work->groups + group * work->group_bytes + at;
+    const size_t far = far_bytes(work, at, n_side);
+
+    OPS_UNROLL
+    for (int s = 0; s < n_side; s++, p += work->group_bytes)
+        for (size_t line = 0; line < n_bytes; line += 64)
+            __builtin_prefetch(p + line + far, 0, 2);
 }
 
 /* Writes one part of a group's rows for one token: y = acc, + bias, then y + that if adding. */
@@ -49,6 +72,26 @@ OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, i
     }
 }
 
+/* Blocks of weights that stay in the first-level cache while all tokens pass. */
+#define OPS_RUN_BLOCKS 16
+
+/* fn(type, arg, n_side, first, n) for all tokens, in parts that are nearly equal and of OPS_TOKENS_MAX
+ * at most; n is a constant in each. */
+#define OPS_EACH_TOKENS(fn, type, arg, n_side, n_tokens)                                           \
+    for (unsigned first = 0, n; first < (n_tokens); first += n) {                                  \
+        const unsigned left = (n_tokens)-first;                                                    \
+        const unsigned n_parts = (left + OPS_TOKENS_MAX - 1) / OPS_TOKENS_MAX;                     \
+        n = (left + n_parts - 1) / n_parts;                                                        \
+        if (n == OPS_TOKENS_MAX)                                                                   \
+            fn(type, arg, n_side, first, OPS_TOKENS_MAX);                                          \
+        else if (OPS_TOKENS_MAX > 3 && n == 3)                                                     \
+            fn(type, arg, n_side, first, 3);                                                       \
+        else if (OPS_TOKENS_MAX > 3)                                                               \
+            fn(type, arg, n_side, first, 2);                                                       \
+        else                                                                                       \
+            fn(type, arg, n_side, first, 1);                                                       \
+    }
+
 #include "ops/arch/matmul_float_kernel.h"
 
 #include "ops/arch/matmul_block32_kernel.h"
@@ -57,16 +100,25 @@ OPS_INLINE void store_part(const struct ops_matmul_work *work, uint32_t group, i
 
 #include "ops/arch/matmul_one_kernel.h"
 
+/* Whether groups go by one after the other: few tokens leave time, and what counts is that memory is one
+ * long run. */
+OPS_INLINE bool goes_alone(const struct ops_matmul_work *work)
+{
+    return OPS_SIDE == 1 || (work->is_only_tile && work->tile.n_tokens <= OPS_TOKENS_MAX);
+}
+
 #define MULTIPLY(name, block_len, type)                                                            \
     static void name(const struct ops_matmul_work *work)                                           \
     {                                                                                              \
+        uint32_t g = 0;                                                                            \
         if (work->tile.n_tokens == 1) {                                                            \
-            for (uint32_t g = 0; g < work->n_groups; g++)                                          \
+            for (; g < work->n_groups; g++)                                                        \
                 one_group##block_len(type, work, g);                                               \
-            return;                                                                                \
         }                                                                                          \
-        for (uint32_t g = 0; g < work->n_groups; g++)                                              \
-            block##block_len##_group(type, work, g);                                               \
+        for (; !goes_alone(work) && g + OPS_SIDE <= work->n_groups; g += OPS_SIDE)                 \
+            block##block_len##_groups(type, work, g, OPS_SIDE);                                    \
+        for (; g < work->n_groups; g++)                                                            \
+            block##block_len##_groups(type, work, g, 1);                                           \
     }
 MULTIPLY(multiply_q4_0, 32, OPS_Q4_0)
 MULTIPLY(multiply_q4_1, 32, OPS_Q4_1)

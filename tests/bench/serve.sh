@@ -6,6 +6,8 @@
 # measures quernd alone. SERVE_OWN=1 puts `quernd bench` beside one sequence. SERVE_LONG=N adds common prefixes, gaps, and a short prompt beside one of N.
 set -eu
 build=${BUILD:-build} model=$1 rounds=${2:-3}
+PEER_LIB=${PEER_LIB:-${PEER:-}/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64}
+export PEER_LIB
 shift; [ $# -eq 0 ] || shift
 [ $# -gt 0 ] || set -- 1 2 4 8 16
 folder=$(mktemp -d)
