@@ -14,8 +14,6 @@ enum {
     /* With nobody decoding a step may take this many gaps: a larger chunk is cheaper a row, and
      * newcomers and cancels still get in soon. */
     ALONE_GAPS = 3,
-    /* Beside a short prompt a step takes at most so many times what that would take alone. */
-    SHORT_TIMES = 2,
     /* Up to here the positions before a row cost next to nothing: what its matrices cost is learned
      * there, and what each position before it adds, deeper. */
     SHALLOW = 1024,
@@ -52,6 +50,9 @@ static const double LEARN = 0.2;
 /* Of the token gap: what a step aims at. Nearly all gaps are to be within the target, and a row costs
  * more the deeper it stands. */
 static const double AIM = 2.0 / 3;
+/* Beside a short prompt a step takes at most so many times what that would take alone: it has waited for
+ * the layer that was being computed, and its first token is to come within three times. */
+static const double SHORT_TIMES = 1.5;
 static const uint64_t RESORT_US = 200000; /* aging moves slowly */
 
 int sched_new(struct sched **ret, const struct sched_options *options)
@@ -90,6 +91,12 @@ void sched_free(struct sched *sched)
 static double prefill_us(const struct sched *s, double position, double n)
 {
     return n * (s->per_row_us + s->per_key_us * (position + n / 2));
+}
+
+/* A step of few rows, be they decoded or of a prompt: what reading the weights takes. */
+static double few_rows_us(const struct sched *s)
+{
+    return s->plain_us > 0 ? s->plain_us : prefill_us(s, 0, LEARN_ROWS);
 }
 
 static double learned(double old, double seen)
@@ -356,11 +363,14 @@ static uint32_t chunk_rows(const struct sched *s, bool alone, uint32_t n_short_r
     if (gap < 2 * s->plain_us)
         gap = 2 * s->plain_us;
     const double short_us = prefill_us(s, 0, n_short_rows);
-    if (n_short_rows > 0 && gap > SHORT_TIMES * (s->plain_us + short_us))
-        gap = SHORT_TIMES * (s->plain_us + short_us);
+    double base_us = s->plain_us + short_us;
+    if (alone && n_short_rows > 0)
+        base_us = short_us > few_rows_us(s) ? short_us : few_rows_us(s);
+    if (n_short_rows > 0 && gap > SHORT_TIMES * base_us)
+        gap = SHORT_TIMES * base_us;
     else if (alone)
         gap *= ALONE_GAPS;
-    const double left_us = gap - s->plain_us - short_us;
+    const double left_us = gap - base_us;
     double rows = left_us > 0 ? n_short_rows + left_us / (s->per_row_us + s->per_key_us * position)
                               : (gap - s->plain_us) / s->per_row_us;
     if (rows >= s->o.chunk_max)
@@ -534,6 +544,11 @@ struct sched_entry *sched_waiting(const struct sched *sched, uint32_t position)
 uint64_t sched_estimate_prefill(const struct sched *sched, uint32_t n_tokens)
 {
     return (uint64_t)prefill_us(sched, 0, n_tokens);
+}
+
+uint64_t sched_estimate_short(const struct sched *sched)
+{
+    return (uint64_t)few_rows_us(sched);
 }
 
 uint64_t sched_estimate_wait(const struct sched *sched, uint32_t position)

@@ -133,6 +133,7 @@ struct sched_entry *sched_waiting(const struct sched *sched, uint32_t position);
 
 /* Estimates from measured costs, in µs; 0 before anything was measured. */
 uint64_t sched_estimate_prefill(const struct sched *sched, uint32_t n_tokens);
+uint64_t sched_estimate_short(const struct sched *sched); /* a step for a short prompt alone */
 uint64_t sched_estimate_wait(const struct sched *sched, uint32_t position);
 
 #endif

@@ -463,7 +463,7 @@ bool engine_is_runnable(const struct engine *engine)
 static bool makes_way(const struct engine *e, uint64_t now_us)
 {
     const uint64_t elapsed_us = now_us - e->step.start_us;
-    const uint64_t short_us = sched_estimate_prefill(e->sched, SCHED_SHORT_ROWS);
+    const uint64_t short_us = sched_estimate_short(e->sched);
     return !e->step.is_cut && sched_n_waiting(e->sched) > 0 && elapsed_us <= e->spare_us &&
            sched_estimate_step(e->sched) > elapsed_us + short_us &&
            sched_short_waits(e->sched, now_us);
