@@ -67,8 +67,10 @@ struct shared {
     uint32_t event_answer; /* counts answers to the eventfd */
     uint32_t shut_answer;  /* counts answers to the shutdown */
     uint64_t stamp_ns;
-    uint64_t tail, head; /* of the throughput ring */
-    uint8_t slots[ENTRIES * sizeof(struct ipc_event_record)];
+    /* Of the throughput ring, each on a line of its writer as in ipc/layout.h. */
+    _Alignas(64) uint64_t tail;
+    _Alignas(64) uint64_t head;
+    _Alignas(64) uint8_t slots[ENTRIES * sizeof(struct ipc_event_record)];
 };
 
 static struct shared *shared;

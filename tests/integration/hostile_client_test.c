@@ -25,6 +25,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -463,37 +464,44 @@ static void test_socket_shut(void **state)
 /* A descriptor whose close waits for its sender: an eventfd in an epoll of the sender, whose lock is
  * held by an epoll_wait that faults in a page which never comes. Whoever receives it hangs in
  * close, and cannot even be killed; so the service's socket takes none. */
-struct trap {
-    int epoll_fd;
-    void *page;
-};
-
-static void *wait_for_ever(void *arg)
+static _Noreturn void hold_lock(int epoll_fd, int ready_fd)
 {
-    struct trap *trap = arg;
+    struct uffdio_api api = {.api = UFFD_API};
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register range = {.range = {(uintptr_t)page, 4096},
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
+    int fault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 
-    epoll_wait(trap->epoll_fd, trap->page, 1, -1);
-    return NULL;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (fault_fd < 0 || ioctl(fault_fd, UFFDIO_API, &api) < 0 ||
+        ioctl(fault_fd, UFFDIO_REGISTER, &range) < 0)
+        _exit(1);
+    (void)!write(ready_fd, "!", 1);
+    epoll_wait(epoll_fd, page, 1, -1);
+    _exit(2);
 }
 
 static _Noreturn void send_trap(volatile char *state)
 {
-    struct uffdio_api api = {.api = UFFD_API};
     struct epoll_event level = {.events = EPOLLIN};
-    struct trap trap = {.epoll_fd = epoll_create1(EPOLL_CLOEXEC)};
-    int event_fd = eventfd(1, EFD_CLOEXEC), fault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-    pthread_t waiting;
+    int epoll_fd = epoll_create1(EPOLL_CLOEXEC), event_fd = eventfd(1, EFD_CLOEXEC), ready[2];
+    char byte;
 
-    trap.page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct uffdio_register range = {.range = {(uintptr_t)trap.page, 4096},
-                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
-    if (fault_fd < 0 || ioctl(fault_fd, UFFDIO_API, &api) < 0 ||
-        ioctl(fault_fd, UFFDIO_REGISTER, &range) < 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setpgid(0, 0); /* to be killed with the holder, since its own end waits for the lock as well */
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, event_fd, &level);
+    if (pipe(ready) < 0)
+        _exit(3);
+    pid_t holder = fork();
+    if (holder == 0) {
+        close(event_fd);
+        hold_lock(epoll_fd, ready[1]);
+    }
+    close(ready[1]);
+    if (read(ready[0], &byte, 1) != 1) {
         *state = 'n';
         _exit(0);
     }
-    epoll_ctl(trap.epoll_fd, EPOLL_CTL_ADD, event_fd, &level);
-    pthread_create(&waiting, NULL, wait_for_ever, &trap);
     usleep(100000);
     int fd = ipc_connect(path);
     char control[CMSG_SPACE(sizeof(int))] = {0};
@@ -523,16 +531,18 @@ static void test_descriptor_trap(void **state)
     pid_t pid = refuses_fds() ? fork_client() : -1;
     if (pid == 0)
         send_trap(fate);
-    while (pid > 0 && *fate == 0)
+    while (pid > 0 && *fate == 0 && waitpid(pid, NULL, WNOHANG) == 0)
         usleep(10000);
     bool sprung = *fate == 's';
     if (!sprung)
         assert_honest_is_served();
     if (pid > 0) {
-        kill(pid, SIGKILL);
+        kill(-pid, SIGKILL);
         waitpid(pid, NULL, 0);
     }
     end(0);
+    if (pid > 0)
+        assert_int_not_equal(*fate, 0);
     if (pid < 0 || *fate == 'n')
         print_message("note: no SO_PASSRIGHTS (Linux 6.16), or no userfaultfd: not tried\n");
     assert_false(sprung);
