@@ -85,6 +85,12 @@ void ops_matrix_pack_group(enum ops_type type, uint32_t n_cols, uint32_t n_rows,
         memset(dst, 0, end);
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *const words = (uint8_t *)dst + b * body, *const halves = planes + b * plane;
+        /* The rows of a group are streams too short for the processor to see: so a group ahead, in
+         * the order of its bytes. */
+        const size_t block_rows = OPS_GROUP_ROWS * info->block_bytes;
+        const uint8_t *ahead = (const uint8_t *)src + OPS_GROUP_ROWS * src_stride + b * block_rows;
+        for (size_t i = 0; i < block_rows; i += 64)
+            __builtin_prefetch(ahead + i);
         for (uint32_t r = 0; r < n_rows; r++) {
             const uint8_t *block = (const uint8_t *)src + r * src_stride + b * info->block_bytes;
             for (size_t w = 0; w < packing.words; w++) {
