@@ -28,6 +28,7 @@ enum {
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
     PUBLISH_US = 250000,    /* between two snapshots for the metrics page */
+    LOAD_LOOK_US = 20000,   /* between two looks at the clients while the model is loaded */
     MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
     LOOKS_BEFORE_WATCH = 8, /* inside a step: it is a long one */
     STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
@@ -54,6 +55,7 @@ struct service {
     struct metrics *metrics;              /* or NULL */
     struct ipc_session_counters sessions; /* of those that are closed */
     uint64_t published_us;
+    uint64_t load_looked_us;
     struct progress progress; /* of the load */
     char what[100];           /* of it, for a person */
     struct watcher watcher;
@@ -437,8 +439,14 @@ static const char *loading_what(struct service *s)
 static int load_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct service *s = arg;
+    const uint64_t now = engine_now_us();
+    /* Parts arrive every half millisecond: an event and a doorbell for each would take time that
+     * reading needs. */
+    if (done < total && now - s->load_looked_us < LOAD_LOOK_US)
+        return 0;
+    s->load_looked_us = now;
     engines_load_progress(&s->engines, done, total);
-    progress_say(&s->progress, engine_now_us(), loading_what(s), done, total);
+    progress_say(&s->progress, now, loading_what(s), done, total);
     look_at_sockets(s, 0);
     look_at_rings(s);
     ring_clients(s);
