@@ -299,7 +299,7 @@ static int start_populating(struct mm_arena *arena)
         madvise(arena->base, arena->size, MADV_DONTDUMP) < 0)
         return -errno;
     if (arena->size == page ||
-        mm_populate_new(&arena->ahead, arena->base, arena->size, page, arena->fd < 0) == 0)
+        mm_populate_new(&arena->ahead, arena->base, arena->size, page, arena->fd) == 0)
         return 0;
     return madvise(arena->base, arena->size, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }

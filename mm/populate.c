@@ -1,21 +1,24 @@
 /* The thread that touches pages ahead of their use. */
-#define _GNU_SOURCE /* MADV_POPULATE_WRITE */
+#define _GNU_SOURCE /* MADV_POPULATE_WRITE, fallocate */
 #include "mm/populate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define STEP_BYTES (16u << 20) /* a few milliseconds: how long a wait or a stop may be late */
+#define NICE       10
 
 struct mm_populate {
     uint8_t *base;
     size_t size, step;
-    bool lock_pages;
+    int fd;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t moved;
@@ -25,14 +28,26 @@ struct mm_populate {
     bool stop, is_done;
 };
 
+/* The pages of a hugetlb file come before they are mapped: madvise zeroes them under the lock that
+ * every mmap(2) of the process waits for. */
+static int populate_step(const struct mm_populate *populate, size_t at, size_t length)
+{
+    if (populate->fd >= 0 && fallocate(populate->fd, 0, (off_t)at, (off_t)length) < 0)
+        return -errno;
+    return madvise(populate->base + at, length, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+}
+
 static void *run(void *arg)
 {
     struct mm_populate *populate = arg;
     int lock_error = 0;
+    /* Whoever fills the pages goes first where processors are few. Of this thread alone, as Linux has
+     * it. */
+    setpriority(PRIO_PROCESS, 0, NICE);
     for (size_t at = 0; at < populate->size;) {
         size_t length = populate->size - at < populate->step ? populate->size - at : populate->step;
-        int error = madvise(populate->base + at, length, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
-        if (error == 0 && lock_error == 0 && populate->lock_pages &&
+        int error = populate_step(populate, at, length);
+        if (error == 0 && lock_error == 0 && populate->fd < 0 &&
             mlock(populate->base + at, length) < 0) {
             lock_error = -errno;
             munlock(populate->base, at); /* all of it or nothing */
@@ -52,14 +67,14 @@ static void *run(void *arg)
     return NULL;
 }
 
-int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes, bool lock)
+int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes, int fd)
 {
     struct mm_populate *populate = calloc(1, sizeof *populate);
     if (populate == NULL)
         return -ENOMEM;
     populate->base = base;
     populate->size = size;
-    populate->lock_pages = lock;
+    populate->fd = fd;
     populate->step = page_bytes > STEP_BYTES ? page_bytes : STEP_BYTES;
     pthread_mutex_init(&populate->lock, NULL);
     pthread_cond_init(&populate->moved, NULL);

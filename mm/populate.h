@@ -8,10 +8,10 @@
 
 struct mm_populate;
 
-/* Starts. `page_bytes` is the size of the span's pages; `lock`: the pages are locked in memory, too.
- * 0 or -errno (no thread to be had). */
-int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes,
-                    bool lock);
+/* Starts. `page_bytes` is the size of the span's pages; `fd` the hugetlb file that is mapped there,
+ * from its start on, or -1: then the pages are locked in memory, too. 0 or -errno (no thread to be
+ * had). */
+int mm_populate_new(struct mm_populate **ret, void *base, size_t size, size_t page_bytes, int fd);
 
 /* Whether all is populated, or it has failed: then _await does not wait. From any thread. */
 bool mm_populate_is_done(struct mm_populate *populate);
