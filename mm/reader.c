@@ -1,5 +1,6 @@
-/* The reader: a ring of slots, each one read in flight, filled in the order of the pieces and
- * delivered in that order.
+/* The reader: a ring of slots, each one read, filled in the order of the pieces and delivered in that
+ * order. There are twice as many as reads in flight: a device may report all of these at once, and
+ * is given the next before the consumer sees the first.
  *
  * A slot reads a span that is widened to the alignment of direct I/O; the head and tail that nobody
  * asked for stay in the staging buffer. Pieces with a place of their own (`into`) are read there
@@ -56,11 +57,11 @@ struct mm_reader {
     struct io_uring ring;
     bool uring, registered;
     bool no_direct;
-    unsigned depth;
+    unsigned depth, n_slots;
     size_t buffer_bytes, slot_bytes;
-    void *mapped;     /* mapped_bytes: staging, from a multiple of a huge page on */
+    void *mapped; /* mapped_bytes: staging, from a multiple of a huge page on */
     size_t mapped_bytes;
-    uint8_t *staging; /* (depth, slot_bytes) */
+    uint8_t *staging; /* (n_slots, slot_bytes) */
     struct slot *slots;
     struct file *files;
     unsigned n_files;
@@ -98,13 +99,14 @@ int mm_reader_new(struct mm_reader **ret, const struct mm_reader_options *option
     reader->mapped = MAP_FAILED;
     reader->no_direct = options->no_direct;
     reader->depth = options->depth ? options->depth : DEPTH_DEFAULT;
+    reader->n_slots = 2 * reader->depth;
     size_t bytes = options->buffer_bytes ? options->buffer_bytes : BUFFER_BYTES_DEFAULT;
     reader->buffer_bytes = (bytes + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
     reader->slot_bytes = reader->buffer_bytes + 2 * DIRECT_ALIGN_MAX;
 
     int r = -ENOMEM;
-    size_t staging_bytes = reader->depth * reader->slot_bytes;
-    reader->slots = calloc(reader->depth, sizeof *reader->slots);
+    size_t staging_bytes = reader->n_slots * reader->slot_bytes;
+    reader->slots = calloc(reader->n_slots, sizeof *reader->slots);
     reader->mapped_bytes = (staging_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE;
     reader->mapped = mmap(NULL, reader->mapped_bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -114,7 +116,7 @@ int mm_reader_new(struct mm_reader **ret, const struct mm_reader_options *option
     madvise(reader->mapped, reader->mapped_bytes, MADV_DONTDUMP);
     /* Into small pages a disk of 2.5 GB/s gives 1.5. Where there are no huge ones: as it is. */
     madvise(reader->mapped, reader->mapped_bytes, MADV_HUGEPAGE);
-    for (unsigned i = 0; i < reader->depth; i++)
+    for (unsigned i = 0; i < reader->n_slots; i++)
         reader->slots[i].buffer = reader->staging + i * reader->slot_bytes;
 
     if (!options->no_uring)
@@ -128,7 +130,7 @@ int mm_reader_new(struct mm_reader **ret, const struct mm_reader_options *option
     return 0;
 
 free_reader:
-    mm_why_set(why, why_size, "No memory for %u read buffers of %zu KiB.", reader->depth,
+    mm_why_set(why, why_size, "No memory for %u read buffers of %zu KiB.", reader->n_slots,
                (size_t)(reader->slot_bytes / 1024));
     mm_reader_free(reader);
     return r;
@@ -217,20 +219,21 @@ int mm_reader_run(struct mm_reader *reader, const struct mm_read *pieces, size_t
     struct cursor cursor = {.pieces = pieces, .n_pieces = n_pieces};
     uint64_t head = 0, tail = 0; /* slots delivered and queued, since the start of the run */
     for (;;) {
-        while (tail - head < reader->depth &&
-               next_part(reader, &cursor, &reader->slots[tail % reader->depth])) {
-            start_read(reader, &reader->slots[tail % reader->depth]);
+        while (reader->in_flight < reader->depth && tail - head < reader->n_slots &&
+               next_part(reader, &cursor, &reader->slots[tail % reader->n_slots])) {
+            start_read(reader, &reader->slots[tail % reader->n_slots]);
             tail++;
         }
         if (head == tail)
             break;
-        struct slot *slot = &reader->slots[head % reader->depth];
-        r = submit(reader, !slot->complete);
+        struct slot *slot = &reader->slots[head % reader->n_slots];
+        const bool complete = slot->complete;
+        r = submit(reader, !complete);
         if (r < 0) {
             mm_why_set(why, why_size, "io_uring stopped working: %s.", strerror(-r));
             break;
         }
-        if (!slot->complete)
+        if (!complete) /* what is back makes room for others */
             continue;
         r = deliver(reader, slot, fn, arg, why, why_size);
         if (r < 0)

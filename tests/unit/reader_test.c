@@ -349,8 +349,10 @@ static void short_reads_interrupts_and_refusals_are_made_good(void **state)
     make_file(path, sizeof path, folders[0], FILE_BYTES);
     for (enum fault kind = FAULT_EINVAL; kind <= FAULT_EINTR; kind++) {
         for (int ways = 0; ways < 4; ways++) {
-            struct mm_reader_options options = {
-                .buffer_bytes = 65536, .no_uring = ways & 1, .no_direct = ways >> 1};
+            struct mm_reader_options options = {.depth = 2, /* many calls, each of which may fail */
+                                                .buffer_bytes = 65536,
+                                                .no_uring = ways & 1,
+                                                .no_direct = ways >> 1};
             struct arrived arrived = {0};
             inject.kind = kind;
             inject.at = 2;
