@@ -14,6 +14,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#define READ_BUFFER_BYTES (2u << 20)
+
 struct mm_image {
     struct mm_reader *reader;
     char *path;
@@ -76,8 +78,14 @@ int mm_image_open(struct mm_image **ret, const char *path, const struct mm_image
     struct mm_image *image = calloc(1, sizeof *image);
     if (image == NULL)
         return -ENOMEM;
+    /* Sections are read to where they belong: registering the buffers, which see the header and the
+     * sections' ends, would only populate them all. */
+    static const struct mm_reader_options defaults = {.buffer_bytes = READ_BUFFER_BYTES,
+                                                      .no_register = 1};
     image->path = strdup(path);
-    int r = image->path == NULL ? -ENOMEM : mm_reader_new(&image->reader, options, why, why_size);
+    int r = image->path == NULL
+                ? -ENOMEM
+                : mm_reader_new(&image->reader, options ? options : &defaults, why, why_size);
     unsigned file;
     if (r == 0)
         r = mm_reader_add_file(image->reader, path, &file, why, why_size);

@@ -142,13 +142,13 @@ static void every_way_of_reading_gives_the_same_logits(void **state)
     const struct {
         struct confinement confinement;
         bool no_direct;
-        const char *mode;
+        const char *mode, *registered; /* an image is read without the buffers */
     } ways[] = {
-        {{.unprivileged = 0}, false, "io_uring, direct I/O, registered buffers"},
-        {{.unprivileged = 1, .memlock_bytes = 65536}, false, "io_uring, direct I/O, on"},
-        {{.unprivileged = 1, .memlock_bytes = 65536}, true, "io_uring, page cache, on"},
-        {{.unprivileged = 1, .denied_syscalls = no_uring}, false, "pread, direct I/O, on"},
-        {{.unprivileged = 1, .denied_syscalls = no_uring}, true, "pread, page cache, on"},
+        {{.unprivileged = 0}, false, "io_uring, direct I/O", ", registered buffers"},
+        {{.unprivileged = 1, .memlock_bytes = 65536}, false, "io_uring, direct I/O", ""},
+        {{.unprivileged = 1, .memlock_bytes = 65536}, true, "io_uring, page cache", ""},
+        {{.unprivileged = 1, .denied_syscalls = no_uring}, false, "pread, direct I/O", ""},
+        {{.unprivileged = 1, .denied_syscalls = no_uring}, true, "pread, page cache", ""},
     };
     const struct model_options from_file = {.huge_pages = MM_HUGE_OFF};
     loading_run(file, &with_image, true, &outcome);
@@ -156,8 +156,9 @@ static void every_way_of_reading_gives_the_same_logits(void **state)
     assert_int_equal(chmod(image, 0644), 0);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         char packed[128], read[128];
-        snprintf(packed, sizeof packed, "packed from the model file, read by %s", ways[i].mode);
-        snprintf(read, sizeof read, "model.quern by %s", ways[i].mode);
+        snprintf(packed, sizeof packed, "packed from the model file, read by %s%s, on",
+                 ways[i].mode, ways[i].registered);
+        snprintf(read, sizeof read, "model.quern by %s, on", ways[i].mode);
         no_direct = ways[i].no_direct;
         struct way file_way = {&from_file, packed}, image_way = {&with_image, read};
         assert_int_equal(confined_run(&ways[i].confinement, load_confined, &file_way), 0);
