@@ -465,8 +465,8 @@ static int fill_arena(struct model_residence *residence, struct model_weights *w
     struct model_options watched = *options;
     watched.progress = packing_progress;
     watched.progress_arg = &packing;
-    int r =
-        model_weights_pack(weights, gguf, &watched, pool, content, mode, mode_size, why, why_size);
+    int r = model_weights_pack(weights, gguf, &watched, pool, residence->vocab, content, mode,
+                               mode_size, why, why_size);
     if (r < 0 && !model_vocab_has_failed(residence->vocab))
         return r;
     r = end_vocab(residence, tokenizer, why, why_size);

@@ -11,9 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* Below this width Qwen2's instruct models (0.5B and 1.5B) publish a stronger penalty. */
 #define SMALL_MODEL_WIDTH 2048
+
+#define NICE 5 /* of the thread that builds a tokenizer */
 
 static int read_strings(struct text_span **ret, size_t *ret_n, const struct gguf *gguf,
                         const char *key, char *why, size_t why_size)
@@ -168,17 +171,21 @@ struct model_vocab_job {
     int error;
     char why[256];
     int failed; /* atomic: the same early, for who has other work in vain */
+    int built;  /* atomic: the thread is about to end */
 };
 
 static void *build(void *arg)
 {
     struct model_vocab_job *job = arg;
+    /* Reading goes first where processors are few. Of this thread alone, as Linux has it. */
+    setpriority(PRIO_PROCESS, 0, NICE);
     int r = text_tokenizer_new(&job->tokenizer, &job->source.vocab, job->why, sizeof job->why);
     if (r == 0)
         r = model_vocab_check(job->tokenizer, job->n_rows, job->why, sizeof job->why);
     job->error = r;
     if (r < 0)
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&job->built, 1, __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -217,6 +224,11 @@ free_source:
 free_job:
     free(job);
     return r;
+}
+
+bool model_vocab_is_building(const struct model_vocab_job *job)
+{
+    return job && !__atomic_load_n(&job->built, __ATOMIC_RELAXED);
 }
 
 bool model_vocab_has_failed(const struct model_vocab_job *job)

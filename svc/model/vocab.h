@@ -21,6 +21,9 @@ struct model_vocab_job;
 int model_vocab_begin(struct model_vocab_job **ret, const struct gguf *gguf, uint32_t n_rows,
                       size_t *ret_tables_bytes, char *why, size_t why_size);
 
+/* Whether its thread still has work: another processor less for everything else. NULL has none. */
+bool model_vocab_is_building(const struct model_vocab_job *job);
+
 /* Whether _end will fail. May be told before the thread has ended, so that reading stops early. */
 bool model_vocab_has_failed(const struct model_vocab_job *job);
 

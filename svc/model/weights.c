@@ -7,6 +7,7 @@
 #include "mm/reader.h"
 #include "ops/arch/half.h"
 #include "svc/model/shape.h"
+#include "svc/model/vocab.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -17,8 +18,8 @@
 #include <xxhash.h>
 
 #define ARENA_ALIGNMENT   64
-#define READ_BUFFER_BYTES (2u << 20)
-#define READ_DEPTH        16 /* what the reader takes by itself */
+#define READ_BUFFER_BYTES (1u << 20)
+#define READ_DEPTH        8
 #define PACK_GRAIN_GROUPS 4
 #define OPTIONAL          1 /* flag of add_vector: biases may be absent */
 
@@ -353,6 +354,7 @@ struct load {
     struct model_weights *weights;
     const struct model_options *options;
     struct ops_pool *pool;
+    const struct model_vocab_job *beside;
     XXH3_state_t *content; /* hash of what was read, in file order */
     uint64_t done;
 };
@@ -404,7 +406,12 @@ static int pack_part(const struct load *load, const struct model_placement *p, s
     if (r < 0)
         return r;
     pack.dst = load->weights->arena.base + offset;
-    ops_pool_run(load->pool, n_groups + 1, PACK_GRAIN_GROUPS, pack_groups, &pack);
+    /* A worker whose processor has the tokenizer's thread, too, makes everybody wait: then one packs,
+     * which is faster than disks are. */
+    if (model_vocab_is_building(load->beside))
+        pack_groups(&pack, 0, n_groups + 1, 0);
+    else
+        ops_pool_run(load->pool, n_groups + 1, PACK_GRAIN_GROUPS, pack_groups, &pack);
     return 0;
 }
 
@@ -484,8 +491,10 @@ static int read_all(const struct model_weights *weights, const struct gguf *gguf
     struct mm_read *reads = make_reads(weights, &unit);
     if (!reads)
         return -ENOMEM;
-    struct mm_reader_options options = {.buffer_bytes =
-                                            unit > READ_BUFFER_BYTES ? unit : READ_BUFFER_BYTES};
+    struct mm_reader_options options = {
+        .depth = READ_DEPTH,
+        .buffer_bytes = unit > READ_BUFFER_BYTES ? unit : READ_BUFFER_BYTES,
+    };
     if (weights->file_bytes < READ_DEPTH * options.buffer_bytes) /* a small file: few buffers */
         options.depth = (unsigned)(weights->file_bytes / options.buffer_bytes) + 1;
     int r = mm_reader_new(&reader, &options, why, why_size);
@@ -512,11 +521,16 @@ static void take_digest(const XXH3_state_t *content, uint64_t ret_content[2])
 
 int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
                        const struct model_options *options, struct ops_pool *pool,
-                       uint64_t ret_content[2], char *mode, size_t mode_size, char *why,
-                       size_t why_size)
+                       const struct model_vocab_job *beside, uint64_t ret_content[2], char *mode,
+                       size_t mode_size, char *why, size_t why_size)
 {
     struct load load = {
-        .weights = weights, .options = options, .pool = pool, .content = XXH3_createState()};
+        .weights = weights,
+        .options = options,
+        .pool = pool,
+        .beside = beside,
+        .content = XXH3_createState(),
+    };
     if (!load.content)
         return -ENOMEM;
     XXH3_128bits_reset(load.content);

@@ -7,6 +7,7 @@
 #include "svc/model/model.h"
 
 struct model_placement; /* one packed matrix or vector, private to weights.c */
+struct model_vocab_job; /* vocab.h */
 
 struct model_weights {
     struct model_layer *layers; /* (n_layers) */
@@ -36,11 +37,12 @@ int model_weights_plan(struct model_weights *ret, const struct gguf *gguf,
 uint64_t model_weights_layout(const struct model_weights *weights);
 
 /* Reads and packs all weights into the arena, which is mapped (and may still be populating: see
- * mm_arena_begin). ret_content gets a hash of the bytes read, `mode` how the reads went. */
+ * mm_arena_begin). ret_content gets a hash of the bytes read, `mode` how the reads went. `beside`: what
+ * builds the tokenizer meanwhile, or NULL. */
 int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
                        const struct model_options *options, struct ops_pool *pool,
-                       uint64_t ret_content[2], char *mode, size_t mode_size, char *why,
-                       size_t why_size);
+                       const struct model_vocab_job *beside, uint64_t ret_content[2], char *mode,
+                       size_t mode_size, char *why, size_t why_size);
 
 /* The hash that _pack gives, of the bytes in the files, without packing them. */
 int model_weights_hash(const struct model_weights *weights, const struct gguf *gguf,
