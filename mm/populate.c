@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
+#include <unistd.h>
 
 #define STEP_BYTES (16u << 20) /* a few milliseconds: how long a wait or a stop may be late */
 #define NICE       10
@@ -43,7 +43,7 @@ static void *run(void *arg)
     int lock_error = 0;
     /* Whoever fills the pages goes first where processors are few. Of this thread alone, as Linux has
      * it. */
-    setpriority(PRIO_PROCESS, 0, NICE);
+    nice(NICE);
     for (size_t at = 0; at < populate->size;) {
         size_t length = populate->size - at < populate->step ? populate->size - at : populate->step;
         int error = populate_step(populate, at, length);

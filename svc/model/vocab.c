@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <unistd.h>
 
 /* Below this width Qwen2's instruct models (0.5B and 1.5B) publish a stronger penalty. */
 #define SMALL_MODEL_WIDTH 2048
@@ -178,7 +178,7 @@ static void *build(void *arg)
 {
     struct model_vocab_job *job = arg;
     /* Reading goes first where processors are few. Of this thread alone, as Linux has it. */
-    setpriority(PRIO_PROCESS, 0, NICE);
+    nice(NICE);
     int r = text_tokenizer_new(&job->tokenizer, &job->source.vocab, job->why, sizeof job->why);
     if (r == 0)
         r = model_vocab_check(job->tokenizer, job->n_rows, job->why, sizeof job->why);
