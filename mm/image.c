@@ -14,7 +14,9 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+/* More than the reader takes by itself: the buffers cost nothing here. */
 #define READ_BUFFER_BYTES (2u << 20)
+#define READ_DEPTH        16
 
 struct mm_image {
     struct mm_reader *reader;
@@ -80,8 +82,8 @@ int mm_image_open(struct mm_image **ret, const char *path, const struct mm_image
         return -ENOMEM;
     /* Sections are read to where they belong: registering the buffers, which see the header and the
      * sections' ends, would only populate them all. */
-    static const struct mm_reader_options defaults = {.buffer_bytes = READ_BUFFER_BYTES,
-                                                      .no_register = 1};
+    static const struct mm_reader_options defaults = {
+        .depth = READ_DEPTH, .buffer_bytes = READ_BUFFER_BYTES, .no_register = 1};
     image->path = strdup(path);
     int r = image->path == NULL
                 ? -ENOMEM

@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DEPTH_DEFAULT        16
+#define DEPTH_DEFAULT        8
 #define DEPTH_MAX            1024
 #define BUFFER_BYTES_DEFAULT (1024 * 1024)
 #define BUFFER_BYTES_MAX     (256 * 1024 * 1024)

@@ -15,7 +15,7 @@
 struct mm_reader;
 
 struct mm_reader_options {
-    unsigned depth;                       /* reads in flight; 0: 16; buffers are twice as many */
+    unsigned depth;                       /* reads in flight; 0: 8; buffers are twice as many */
     size_t buffer_bytes;                  /* of one read; 0: 1 MiB; rounded up to whole pages */
     int no_uring, no_direct, no_register; /* force the fallbacks (tests) */
 };

@@ -19,7 +19,7 @@
 
 #define ARENA_ALIGNMENT   64
 #define READ_BUFFER_BYTES (1u << 20)
-#define READ_DEPTH        8
+#define READ_DEPTH        8 /* what the reader takes by itself */
 #define PACK_GRAIN_GROUPS 4
 #define OPTIONAL          1 /* flag of add_vector: biases may be absent */
 
@@ -491,10 +491,8 @@ static int read_all(const struct model_weights *weights, const struct gguf *gguf
     struct mm_read *reads = make_reads(weights, &unit);
     if (!reads)
         return -ENOMEM;
-    struct mm_reader_options options = {
-        .depth = READ_DEPTH,
-        .buffer_bytes = unit > READ_BUFFER_BYTES ? unit : READ_BUFFER_BYTES,
-    };
+    struct mm_reader_options options = {.buffer_bytes =
+                                            unit > READ_BUFFER_BYTES ? unit : READ_BUFFER_BYTES};
     if (weights->file_bytes < READ_DEPTH * options.buffer_bytes) /* a small file: few buffers */
         options.depth = (unsigned)(weights->file_bytes / options.buffer_bytes) + 1;
     int r = mm_reader_new(&reader, &options, why, why_size);
