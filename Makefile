@@ -43,6 +43,7 @@ PACKAGES := gcc make pkg-config libc6-dev liburing-dev libhugetlbfs-dev libhuget
 PACKAGES_CHECK := tmux mandoc debhelper fakeroot clang-14 libclang-rt-14-dev python3-pip python3-setuptools \
                   python3-wheel
 PACKAGES_VM := qemu-system-x86 busybox-static e2fsprogs libpam-systemd
+PACKAGES_BENCH := fio
 PACKAGES_DEB := debhelper fakeroot lintian dpkg-dev debootstrap
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -139,11 +140,14 @@ fuzz: ## run every fuzzer for FUZZ_SECONDS (60) each; needs clang
 
 fuzzers: $(FUZZERS)
 
-bench: ## measure against the machine's bounds and, where PEER is set, llama.cpp
+bench: PACKAGES += $(PACKAGES_BENCH)
+bench: deps ## measure against the machine's bounds and, where PEER is set, llama.cpp
 	$(Q)$(MAKE) --no-print-directory all tools $(BENCHES)
 	$(Q)BUILD="$(BUILD)" sh tests/bench/run.sh
 	$(Q)$(BUILD)/tests/bench/matmul_bench
 	$(Q)$(BUILD)/tests/bench/attention_bench
+	$(Q)for m in $${BENCH_START:-$(BUILD)/bench/0.5b-q8_0.gguf}; do \
+	    BUILD="$(BUILD)" python3 tests/bench/start.py $$m || exit; done
 
 bench-ring: $(BUILD)/tests/bench/ring_bench ## measure the ring: two cores, one core, unpinned
 	$(Q)$< 0 1 && $< 0 0 && $<

@@ -5,15 +5,20 @@ the same file where PEER is its program.
 
 usage: start.py MODEL.gguf [ROUNDS]     BUILD: folder of the programs; HUGE: a hugetlbfs folder
 
-A first start that is not counted takes the memory: a host may give it to its guest page by page when
-it is touched first (0.4 GB/s where it was measured, and ten times that later), and with huge pages
-reserved (vm.nr_hugepages, more than the weights take) it stays. Cold means read with direct I/O (what lies below it, the host's caches, is not emptied: use files larger
-than it may hold); for llama.cpp the file's pages are dropped first. Each line: seconds to READY=1 from
-exec, seconds to the first token at a client that was waiting, bytes over time, peak of resident memory
-beyond the weights. Medians at the end.
+As root it runs itself again with as many huge pages reserved as the model takes, and keeps weights for
+warm starts in a folder of the first hugetlbfs mount. A first start that is not counted takes the
+memory: a host may give it to its guest page by page when it is touched first (0.4 to 0.8 GB/s where it
+was measured, and 25 later), and with huge pages reserved it stays. Cold means read with direct I/O,
+and what the page cache has of the file is dropped; what lies below, the host's caches, is not emptied:
+use files larger than it may hold. Each line: seconds to READY=1 from exec, and to the first token at a
+client that was waiting; from the last byte of the weights to both, in ms; the whole file over the time
+to READY=1 in GB/s; peak of resident memory beyond the weights. Medians and ratios at the end: fio has
+the settings of the reader (1 MiB, 8 in flight; an image: 2 MiB, 16), once into small pages, as it takes
+them by itself, and once into huge ones, as ours are. "packing" is what all threads pack from memory to memory.
 """
 import os
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -25,8 +30,13 @@ build = os.environ.get("BUILD", "build")
 model = sys.argv[1]
 rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
 image = model + ".quern"
-huge = os.environ.get("HUGE")
-peer = os.environ.get("PEER")
+holder = build + "/tests/tools/with-huge-pages"
+if os.geteuid() == 0 and "START_HELD" not in os.environ:
+    pages = os.path.getsize(model) // (2 << 20) + 256
+    os.execve(holder, [holder, str(pages), sys.executable, *sys.argv], dict(os.environ, START_HELD="1"))
+mounts = [line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "hugetlbfs"]
+huge = os.environ.get("HUGE") or (mounts[0] + "/quern-bench" if mounts and os.geteuid() == 0 else None)
+peer = os.environ.get("PEER") and os.environ["PEER"] + "/peer_llama"
 work = tempfile.mkdtemp()
 figures = {}
 
@@ -37,12 +47,14 @@ def note(name, **values):
     print(f"{name:18}", "  ".join(f"{k} {v:.3f}" for k, v in values.items()), flush=True)
 
 
-def fio(name, path):
+def fio(name, path, block, depth):
     """The disk's rate into small pages, as fio has them by itself, and into huge ones, as ours are."""
+    if not shutil.which("fio"):
+        return
     rates = {}
     for key, memory in ("gb_per_s", "malloc"), ("huge_gb_per_s", "mmaphuge"):
-        run = subprocess.run(["fio", "--name=r", "--filename=" + path, "--rw=read", "--direct=1", "--bs=1m",
-                              "--iodepth=16", "--ioengine=io_uring", "--readonly", "--mem=" + memory,
+        run = subprocess.run(["fio", "--name=r", "--filename=" + path, "--rw=read", "--direct=1", "--bs=" + block,
+                              f"--iodepth={depth}", "--ioengine=io_uring", "--readonly", "--mem=" + memory,
                               "--output-format=terse"], capture_output=True, text=True)
         if run.returncode == 0:
             rates[key] = int(run.stdout.split(";")[6]) * 1024 / 1e9
@@ -67,6 +79,7 @@ def start(name, path, *options):
     notify.settimeout(600)
     env = dict(os.environ, NOTIFY_SOCKET=work + "/notify")
     log = open(work + "/log", "w")
+    forget(model)
     begin = time.monotonic()
     service = subprocess.Popen([build + "/quernd", "--model", model, "--socket", work + "/sock", "-v",
                                 "--context", "2048", *options], env=env, stderr=log)
@@ -74,8 +87,10 @@ def start(name, path, *options):
         time.sleep(0.0005)
     client = subprocess.Popen([build + "/quern", "generate", "--socket", work + "/sock", "--prompt", "a",
                                "--max-tokens", "1", "--temperature", "0"], stdout=subprocess.DEVNULL)
-    while b"READY=1" not in notify.recv(4096):
-        pass
+    last = None
+    while b"READY=1" not in (said := notify.recv(4096)):
+        if b" 100 %" in said:
+            last = time.monotonic() - begin
     ready = time.monotonic() - begin
     client.wait()
     first = time.monotonic() - begin
@@ -92,6 +107,8 @@ def start(name, path, *options):
     values = {"ready_s": ready, "first_token_s": first,
               "beyond_weights_mib": peak if huge_pages else peak - arena}
     if path:
+        values["last_byte_to_ready_ms"] = 1e3 * (ready - last)
+        values["last_byte_to_token_ms"] = 1e3 * (first - last)
         values["gb_per_s"] = os.path.getsize(path) / 1e9 / ready
     note(name, **values)
 
@@ -104,13 +121,31 @@ def llama(name):
 
 if not os.path.exists(image):
     subprocess.run([build + "/quernd", "pack", model, image], check=True)
+def packing():
+    """What all threads pack, each type as often as the file has it."""
+    said = subprocess.run([build + "/quernd", "inspect", model], capture_output=True, text=True).stdout
+    seconds = total = 0
+    for kind, mib in re.findall(r"^(\w+) +\d+ tensors, ([\d.]+) MiB", said, re.M):
+        run = subprocess.run([build + "/tests/bench/pack_bench", kind], capture_output=True, text=True)
+        total += float(mib) * 2**20 / 1e9
+        seconds += float(mib) * 2**20 / 1e9 / float(run.stdout.split()[1])
+    note("packing", gb_per_s=total / seconds)
+
+
+def ratio(name, key, of, of_key):
+    if (name, key) in figures and (of, of_key) in figures:
+        part = statistics.median(figures[name, key]) / statistics.median(figures[of, of_key])
+        print(f"  {name} over {of} ({of_key}): {100 * part:.0f} %")
+
+
 start("not counted", model, "--image", "off", "--store", "off")
 figures.clear()
 print(f"{model}: {os.path.getsize(model) / 1e9:.2f} GB, image {os.path.getsize(image) / 1e9:.2f} GB")
+packing()
 for _ in range(rounds):
-    fio("fio, GGUF", model)
+    fio("fio, GGUF", model, "1m", 8)
     start("cold, GGUF", model, "--image", "off", "--store", "off")
-    fio("fio, image", image)
+    fio("fio, image", image, "2m", 16)
     start("cold, image", image, "--image", image, "--store", "off")
     if peer:
         forget(model)
@@ -124,3 +159,8 @@ if huge:
 print("medians")
 for (name, key), values in figures.items():
     print(f"  {name:18} {key:20} {statistics.median(values):9.3f}")
+for kind in "GGUF", "image":
+    for key in "gb_per_s", "huge_gb_per_s":
+        ratio("cold, " + kind, "gb_per_s", "fio, " + kind, key)
+ratio("cold, GGUF", "gb_per_s", "packing", "gb_per_s")
+shutil.rmtree(work)
