@@ -39,7 +39,7 @@ for pages in off prefer; do
     equal "7B with half its memory is refused ($pages)" "$code" 71
     equal "… in one sentence" "$(wc -l <"$work/refused")" 2
     check "… that has the number of each part" grep -Eq \
-        'needs 4\.[0-9]+ GiB \(weights 4\.3[0-9], KV of 2048 positions 0\.11, scratch 0\.[0-9]+\) and 2\.44 GiB are allowed' \
+        'needs 4\.[0-9]+ GiB \(weights 4\.3[0-9], KV of [0-9]+ positions 0\.[0-9]+, scratch 0\.[0-9]+\) and 2\.44 GiB are allowed' \
         "$work/refused"
     check "… with $read_mib MiB read" [ "$read_mib" -le 16 ]
     check "… and $memory_mib MiB of memory taken" [ "$memory_mib" -le 128 ]
