@@ -40,6 +40,12 @@ const struct ops_matmul_kernels *ops_matmul_kernels(void)
     return tables[ops_isa()];
 }
 
+/* Which way of fetching ahead suits the processor: ops/arch/matmul_one_kernel.h says what differs. */
+static bool fetches_once(void)
+{
+    return __builtin_cpu_is("amd") != 0;
+}
+
 struct region {
     const struct ops_input *input;
     const struct ops_matmul_job *jobs;
@@ -87,6 +93,7 @@ static void multiply_groups(const struct region *region, const struct ops_matmul
                 .n_rows = (uint32_t)(w->n_rows - row),
                 .n_cols = w->n_cols,
                 .is_only_tile = n_tokens <= OPS_TILE_TOKENS,
+                .fetch_once = fetches_once(),
                 .n_tiles = (uint32_t)(n / OPS_TILE_TOKENS),
                 .y = job->y + t * job->y_stride + row,
                 .y_stride = job->y_stride,

@@ -27,7 +27,8 @@ OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const
             acc[p][t] = pf_zero();
     }
     for (uint32_t i = 0, end; i < work->n_cols; i = end) {
-        const size_t far = far_bytes(work, i * step, n_groups);
+        const size_t far = n_tokens == 1 && work->fetch_once ? OPS_ONCE_BYTES / (size_t)n_groups
+                                                             : far_bytes(work, i * step, n_groups);
         end = work->n_cols - i < OPS_FLOAT_RUN ? work->n_cols : i + OPS_FLOAT_RUN;
         for (uint32_t k = i; k < end; k++, w += step, x += work->tile.width) {
             OPS_UNROLL

@@ -14,6 +14,10 @@
 #define OPS_FAR_BYTES  16384
 #define OPS_NEAR_BYTES 512
 
+/* Where one token alone asks for each line once (matmul_one_kernel.h): well within a first level,
+ * and what a core gets of the memory in 200 ns. */
+#define OPS_ONCE_BYTES 8192
+
 OPS_INLINE void fetch_ahead(const uint8_t *line)
 {
     __builtin_prefetch(line + OPS_FAR_BYTES, 0, 2);
@@ -112,8 +116,11 @@ OPS_INLINE bool goes_alone(const struct ops_matmul_work *work)
     {                                                                                              \
         uint32_t g = 0;                                                                            \
         if (work->tile.n_tokens == 1) {                                                            \
-            for (; g < work->n_groups; g++)                                                        \
-                one_group##block_len(type, work, g);                                               \
+            if (work->fetch_once)                                                                  \
+                one_token##block_len(type, true, work);                                            \
+            else                                                                                   \
+                one_token##block_len(type, false, work);                                           \
+            return;                                                                                \
         }                                                                                          \
         for (; !goes_alone(work) && g + OPS_SIDE <= work->n_groups; g += OPS_SIDE)                 \
             block##block_len##_groups(type, work, g, OPS_SIDE);                                    \

@@ -49,6 +49,7 @@ struct ops_matmul_work {
     uint32_t n_cols;
     struct ops_tile tile; /* the first */
     bool is_only_tile;    /* the weights go by once: they come from memory */
+    bool fetch_once;      /* one token: how its weights are fetched ahead (matmul_one_kernel.h) */
     uint32_t n_tiles;     /* multiply_tiles only: all full, 1 … OPS_TILES_MAX */
     float *y;             /* first token of the tile, first row of the first group */
     size_t y_stride;
