@@ -10,14 +10,16 @@ OPS_INLINE vec_f32 quantize_amax(const float *x, const int n_vectors)
     return amax;
 }
 
-/* Quantizes block b of 16 n_vectors floats to q (runs of 32 bytes, run_stride apart) and returns d.
- * A row that is NULL is zeros. */
+/* Quantizes block b of 16 n_vectors floats to q (runs of 32 bytes, run_stride apart), leaves the same
+ * integers in `lanes` (n_vectors) and returns d. A row that is NULL is zeros. */
 OPS_INLINE float quantize_block(const float *row, size_t b, const int n_vectors, int8_t *q,
-                                size_t run_stride)
+                                size_t run_stride, vec_i32 *lanes)
 {
     if (!row) {
-        for (int i = 0; i < n_vectors; i += 2)
-            memset(q + (size_t)(i / 2) * run_stride, 0, 32);
+        for (int i = 0; i < n_vectors; i++) {
+            lanes[i] = vi_zero();
+            vi_store_i8(q + (size_t)(i / 2) * run_stride + 16 * (i % 2), vi_zero());
+        }
         return 0.0f;
     }
     const float *x = row + b * 16 * (size_t)n_vectors;
@@ -29,9 +31,16 @@ OPS_INLINE float quantize_block(const float *row, size_t b, const int n_vectors,
     for (int i = 0; i < n_vectors; i++) {
         vec_f32 scaled = vf_mul(vf_load(x + 16 * i), inverse);
         scaled = vf_max(vf_min(scaled, most), least);
-        vi_store_i8(q + (size_t)(i / 2) * run_stride + 16 * (i % 2), vf_to_i32(scaled));
+        lanes[i] = vf_to_i32(scaled);
+        vi_store_i8(q + (size_t)(i / 2) * run_stride + 16 * (i % 2), lanes[i]);
     }
     return zero ? 0.0f : amax / 127.0f;
+}
+
+/* The sum of 16 integers, by way of floats: below 2^24 these are exact. */
+OPS_INLINE int quantized_sum(vec_i32 lanes)
+{
+    return (int)vf_sum(vi_to_f32(lanes));
 }
 
 static bool finite_row(const float *x, size_t n)
@@ -47,40 +56,33 @@ static bool finite_row(const float *x, size_t n)
     return vf_sum(sum) == 0.0f;
 }
 
-/* Sums of q over a run of 32: in all, and over the inputs that the two halves of a lane see. */
-struct run_sums {
-    int all, low, high;
-};
-
-OPS_INLINE struct run_sums sum_run(const int8_t *q)
-{
-    int low = 0, high = 0;
-
-    for (int i = 0; i < 32; i += 4) {
-        low += q[i] + q[i + 1];
-        high += q[i + 2] + q[i + 3];
-    }
-    return (struct run_sums){low + high, low, high};
-}
-
 static void quantize32(const float *x, size_t n, const struct ops_quantized *to)
 {
     static const int offsets[OPS_N_START] = {8, 16, 128};
+#if !OPS_DOT_WIDE
+    /* The inputs that the low half of a lane of a dot sees: the first two of every four. */
+    static const int32_t low_inputs[16] = {-1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0};
+    const vec_i32 is_low = vi_load(low_inputs);
+#endif
 
     for (size_t b = 0; b < n / 32; b++) {
-        int8_t *q = to->q + b * to->width * 32;
-        const float d = quantize_block(x, b, 2, q, 0);
-        const struct run_sums sums = sum_run(q);
         const size_t at = b * to->width;
+        vec_i32 lanes[2];
+        const float d = quantize_block(x, b, 2, to->q + at * 32, 0, lanes);
+        const vec_i32 both = vi_add(lanes[0], lanes[1]);
+        const int sum = quantized_sum(both);
 
         to->d[at] = d;
-        to->ds[at] = d * (float)sums.all;
+        to->ds[at] = d * (float)sum;
+#if !OPS_DOT_WIDE
+        const int low_sum = quantized_sum(vi_and(both, is_low));
+#endif
         for (int i = 0; i < OPS_N_START; i++) {
 #if OPS_DOT_WIDE
-            to->start[i][at] = -offsets[i] * sums.all;
+            to->start[i][at] = -offsets[i] * sum;
 #else
-            const uint16_t low = (uint16_t)(-offsets[i] * sums.low);
-            const uint16_t high = (uint16_t)(-offsets[i] * sums.high);
+            const uint16_t low = (uint16_t)(-offsets[i] * low_sum);
+            const uint16_t high = (uint16_t)(-offsets[i] * (sum - low_sum));
             to->start[i][at] = (int32_t)((uint32_t)low | (uint32_t)high << 16);
 #endif
         }
@@ -91,16 +93,13 @@ static void quantize256(const float *x, size_t n, const struct ops_quantized *to
 {
     for (size_t b = 0; b < n / 256; b++) {
         int8_t *q = to->q + b * to->width * 256;
-        int sums16[16], sums32[8];
         int32_t *pairs = to->sums + b * to->width * OPS_SUMS256_PAIRS;
+        vec_i32 lanes[16];
+        int sums16[16], sums32[8];
 
-        to->d[b * to->width] = quantize_block(x, b, 16, q, (size_t)to->width * 32);
-        for (int s = 0; s < 16; s++) {
-            const int8_t *run = q + (size_t)(s / 2) * to->width * 32 + 16 * (s % 2);
-            sums16[s] = 0;
-            for (int i = 0; i < 16; i++)
-                sums16[s] += run[i];
-        }
+        to->d[b * to->width] = quantize_block(x, b, 16, q, (size_t)to->width * 32, lanes);
+        for (int s = 0; s < 16; s++)
+            sums16[s] = quantized_sum(lanes[s]);
         for (int s = 0; s < 8; s++)
             sums32[s] = sums16[2 * s] + sums16[2 * s + 1];
         for (int p = 0; p < OPS_SUMS256_PAIRS; p++) {
