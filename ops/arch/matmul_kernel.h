@@ -116,7 +116,7 @@ OPS_INLINE bool goes_alone(const struct ops_matmul_work *work)
     {                                                                                              \
         uint32_t g = 0;                                                                            \
         if (work->tile.n_tokens == 1) {                                                            \
-            if (work->fetch_once)                                                                  \
+            if (OPS_ONE_WAYS == 2 && work->fetch_once)                                             \
                 one_token##block_len(type, true, work);                                            \
             else                                                                                   \
                 one_token##block_len(type, false, work);                                           \

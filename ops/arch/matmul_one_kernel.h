@@ -15,6 +15,13 @@
 #define OPS_ONE_UNROLL
 #endif
 
+/* Nor is a second way in plain C, or with AMX, which AMD's processors have not. */
+#if defined(PI) && !defined(__AMX_INT8__)
+#define OPS_ONE_WAYS 2
+#else
+#define OPS_ONE_WAYS 1
+#endif
+
 /* Where a group's blocks are, and where that which is fetched once is. */
 struct one_place {
     size_t body_bytes, plane_bytes; /* of a block */
