@@ -14,9 +14,11 @@
 #define OPS_FAR_BYTES  16384
 #define OPS_NEAR_BYTES 512
 
-/* Where one token alone asks for each line once (matmul_one_kernel.h): well within a first level,
- * and what a core gets of the memory in 200 ns. */
-#define OPS_ONCE_BYTES 8192
+/* Where one token alone asks for each line once (matmul_one_kernel.h): well within a first level, and
+ * what a core gets of the memory in its latency. Blocks of 256 come in whole blocks of 2 to 3 KiB and
+ * lose beyond the next one or two where memory is slow. */
+#define OPS_ONCE_BYTES    6144
+#define OPS_ONCE_BYTES256 3328
 
 OPS_INLINE void fetch_ahead(const uint8_t *line)
 {

@@ -5,7 +5,7 @@
  * There are two ways of asking, because processors differ in what a prefetch costs. Intel's: twice a
  * line (fetch_ahead). AMD's (`once`): here a second prefetch of a line takes as much from the misses
  * that can be on the way as the first one gave, so each line is asked for once, into the first level,
- * about OPS_ONCE_BYTES ahead, in the order in which the sums will want it: body after body and plane
+ * some KiB ahead, in the order in which the sums will want it: body after body and plane
  * entry after plane entry, past the end of a group to the bodies of the next one, not its plane. */
 
 /* Plain C is not worth the compiler's time: 64 steps of 16 lanes each. */
@@ -39,7 +39,8 @@ OPS_INLINE struct one_place one_first_place(const enum ops_type type, const uint
         .plane_bytes = packing.halves * OPS_HALF_BYTES,
         .n_blocks = work->n_cols / block_len,
     };
-    const uint32_t ahead = (uint32_t)((OPS_ONCE_BYTES + place.body_bytes / 2) / place.body_bytes);
+    const size_t ahead_bytes = block_len == 256 ? OPS_ONCE_BYTES256 : OPS_ONCE_BYTES;
+    const uint32_t ahead = (uint32_t)((ahead_bytes + place.body_bytes / 2) / place.body_bytes);
     const uint8_t *group = work->groups + ahead / place.n_blocks * work->group_bytes;
 
     place.ahead_block = ahead % place.n_blocks;
