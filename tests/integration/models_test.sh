@@ -59,7 +59,7 @@ service_stop
 # Both
 both() { # OPTION...
     service_launch --model tldr="$tldr" --model toy="$toy" --threads 2 --context toy=512 \
-        --kv toy=q8_0 --kv-bytes toy=8M --store "$store" "$@"
+        --kv toy=q8_0 --kv-bytes toy=8M --store "$store" --metrics "$work/metrics" "$@"
 }
 both -v
 answers --model tldr >"$work/got" 2>&1
@@ -94,6 +94,10 @@ equal "requests are counted for their model" "$(value toy requests)" \
     "$((5 * (1 + 4) * 3 + 5))"
 sum=$(($(value tldr generated_tokens) + $(value toy generated_tokens)))
 equal "… and together" "$("$quern" status | awk '$1 == "total_generated_tokens" { print $2 }')" $sum
+
+python3 tests/tools/metrics.py "$work/metrics" --raw GET /metrics >"$work/page"
+check "… and on the metrics page" grep -q "quern_requests_received_total{model=\"toy\"} $(value toy requests)" "$work/page"
+check "… where both are" grep -q 'quern_weights_bytes{model="tldr",' "$work/page"
 
 # A prefix belongs to a model, which need not be named again
 one=$("$quern" prefix pin --model tldr a prompt of the first model)

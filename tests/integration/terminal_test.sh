@@ -73,6 +73,21 @@ t new-session -d -x 80 -y 24 "cd '$work' && exec env PS1='$ ' sh"
 trap 't kill-server 2>/dev/null; cleanup' EXIT
 trap 'exit 1' TERM
 
+# ---- top of two models ---------------------------------------------------------------------------
+service_stop
+service_launch --model one="$work/toy.gguf" --model two="$work/toy.gguf" --threads 1 --context 1024
+"$quern" generate --model two --prompt "The mill" --max-tokens 4 --temperature 0 >/dev/null
+keys "clear; $quern top --interval-ms 100" Enter
+check "top counts two models" shows "quern top  2 models"
+check "… and has a line for each" shows "$(printf '%-24s %8s' two 0)"
+check "… the first one, too" shows "$(printf '%-24s %8s' one 0)"
+check "… and what follows" shows "finished 1"
+keys q
+check "q quits" shell_is_back 0
+service_stop
+service_start "$work/toy.gguf" --threads 1 --context 32768
+"$quern" generate --prompt "The mill" --max-tokens 100 --temperature 0 >/dev/null
+
 # ---- top -----------------------------------------------------------------------------------------
 fails "top without a terminal" 64 "$quern" top
 keys "clear; $quern top --interval-ms 100" Enter

@@ -329,6 +329,32 @@ static void a_chunk_keeps_the_token_gap(void **state)
     sched_free(s);
 }
 
+/* With nobody else a lone prompt takes several gaps a step; where another model's steps come between,
+ * no more than the gap that is left to this one. */
+static void a_lone_prompt_has_company_in_another_model(void **state)
+{
+    (void)state;
+    struct sched *s = new_sched(1000, 4, 10);
+    struct sched_user user = {.weight = 1};
+    struct sched_entry prompt = entry_of(&user, SCHED_NORMAL, 0, 30000), *victim;
+    const struct sched_item *items;
+    assert_int_equal(sched_add(s, &prompt), 0);
+    assert_non_null(sched_admit(s, 1, &victim));
+    for (int i = 0; i < 60; i++) {
+        const bool alone = i < 30;
+        sched_set_token_gap(s, alone ? GAP_US : GAP_US / 2, alone);
+        assert_int_equal(sched_plan(s, &items), 1);
+        const uint64_t cost = (uint64_t)items[0].n_rows * STEP_ROW_US;
+        prompt.n_done += items[0].n_rows;
+        sched_step_done(s, cost, true);
+        if (i == 29)
+            assert_true(cost > GAP_US);
+        if (i >= 30)
+            assert_true(cost <= GAP_US / 2);
+    }
+    sched_free(s);
+}
+
 /* Who holds its share of the pages waits, others pass it by, and a client of the same user that does
  * not read cannot keep the share. */
 static void a_user_keeps_to_its_share_of_the_pages(void **state)
@@ -391,6 +417,7 @@ int main(void)
         cmocka_unit_test(a_long_prompt_does_not_hold_up_a_short_one),
         cmocka_unit_test(costs_know_the_depth),
         cmocka_unit_test(a_chunk_keeps_the_token_gap),
+        cmocka_unit_test(a_lone_prompt_has_company_in_another_model),
         cmocka_unit_test(a_user_keeps_to_its_share_of_the_pages),
         cmocka_unit_test(bounds_are_errors),
     };
