@@ -7,7 +7,7 @@
         print("".join(service.ask("list files by size")))
 
 Options are those of struct quern_request: max_tokens, temperature, top_k, top_p, min_p, repetition,
-presence, frequency, seed, min_tokens, deadline_ms, stops, model. What fails raises quern.Error.
+presence, frequency, seed, min_tokens, deadline_ms, stops, stop_ids, model. What fails raises quern.Error.
 One thread at a time may use a Service. QUERN_LIBRARY names another libquern.so.0."""
 import ctypes as c
 import os
@@ -33,8 +33,8 @@ class _Request(c.Structure):  # struct quern_request
         ("top_p", c.c_float), ("min_p", c.c_float), ("repetition", c.c_float), ("presence", c.c_float),
         ("frequency", c.c_float), ("seed", c.c_uint64), ("n_logprobs", c.c_uint32), ("samples", c.c_uint32),
         ("deadline_ms", c.c_uint32), ("priority", c.c_int), ("segments", c.c_void_p), ("n_segments", c.c_size_t),
-        ("biases", c.c_void_p), ("n_biases", c.c_size_t), ("min_tokens", c.c_uint32), ("reserved_", c.c_uint32),
-        ("prefix", c.c_uint64), ("reserved", c.c_uint64 * 2)]
+        ("biases", c.c_void_p), ("n_biases", c.c_size_t), ("min_tokens", c.c_uint32), ("n_stop_ids", c.c_uint32),
+        ("prefix", c.c_uint64), ("stop_ids", c.POINTER(c.c_uint32)), ("reserved", c.c_uint64)]
 
 
 class _Final(c.Structure):  # struct quern_final
@@ -131,6 +131,8 @@ class Service:
         for name, value in options.items():
             if name == "stops":
                 r.stops, r.n_stops = (c.c_char_p * len(value))(*(stop.encode() for stop in value)), len(value)
+            elif name == "stop_ids":
+                r.stop_ids, r.n_stop_ids = (c.c_uint32 * len(value))(*value), len(value)
             elif name == "model":
                 r.model = value.encode()
             elif name in _GIVEN or name == "deadline_ms":
