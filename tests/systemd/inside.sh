@@ -30,7 +30,7 @@ equal "… and on the user's units" "$(systemd-analyze verify --user --man=no \
     /usr/lib/systemd/user/quern.service 2>&1 | grep -i quern)" ""
 configure
 check "the configuration has no problem" quernd --check-config
-check "every setting that it names is one" sh -c 'mkdir /tmp/c && sed "s/^#\([a-z-]* =\)/\1/" \
+check "every setting that it names is one" sh -c 'mkdir /tmp/c && sed "s/^#\([a-z-]* =\|\[model \)/\1/; s|^file = .*|file = /usr/share/quern/quern-tldr.gguf|" \
     /etc/quern/quern.conf >/tmp/c/quern.conf && quernd --check-config --config /tmp/c/quern.conf'
 
 # Activation
