@@ -227,7 +227,7 @@ configure '[memory]' 'kv-bytes = 256M'
 systemctl reset-failed quern.service quern.socket
 systemctl start quern.socket
 equal "with a pool that is too small it takes other pages" "$(answer)" "$one"
-check "… and says so" until_true "journal -u quern.service | grep -q 'KV cache: The pool of 2 MiB huge pages has .* of the 128 '"
+check "… and says so" until_true "journal -u quern.service | grep -q 'KV cache of .*: The pool of 2 MiB huge pages has .* of the 128 '"
 systemctl stop quern.service
 configure '[memory]' 'huge-pages = off'
 systemctl reset-failed quern.service quern.socket
