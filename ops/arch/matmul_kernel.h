@@ -113,12 +113,18 @@ OPS_INLINE bool goes_alone(const struct ops_matmul_work *work)
     return OPS_SIDE == 1 || (work->is_only_tile && work->tile.n_tokens <= OPS_TOKENS_MAX);
 }
 
+/* Q6_K's blocks are the longest, and at 50 GB/s asking once loses a tenth (docs/benchmarks.md). */
+OPS_INLINE bool one_fetches_once(const enum ops_type type, const struct ops_matmul_work *work)
+{
+    return OPS_ONE_WAYS == 2 && work->fetch_once && type != OPS_Q6_K;
+}
+
 #define MULTIPLY(name, block_len, type)                                                            \
     static void name(const struct ops_matmul_work *work)                                           \
     {                                                                                              \
         uint32_t g = 0;                                                                            \
         if (work->tile.n_tokens == 1) {                                                            \
-            if (OPS_ONE_WAYS == 2 && work->fetch_once)                                             \
+            if (one_fetches_once(type, work))                                                      \
                 one_token##block_len(type, true, work);                                            \
             else                                                                                   \
                 one_token##block_len(type, false, work);                                           \

@@ -313,19 +313,26 @@ static void limits_are_sentences_with_numbers(void **state)
     assert_int_equal(a.result.final_.reason, QUERN_REASON_LENGTH);
 }
 
-static void stop_strings_do_not_leak(void **state)
+/* An answer of so many tokens, drawn hot, so that most of them differ. */
+static struct quern_request drawn_request(uint32_t max_tokens)
 {
-    (void)state;
-    static struct answer whole, cut;
     struct quern_request r;
     quern_request_init(&r);
     r.input = "The mill";
     r.input_size = 8;
     r.flags = QUERN_IGNORE_EOS;
     r.given = QUERN_GIVEN_MAX_TOKENS | QUERN_GIVEN_TEMPERATURE | QUERN_GIVEN_SEED;
-    r.max_tokens = 60;
+    r.max_tokens = max_tokens;
     r.temperature = 3;
     r.seed = 11;
+    return r;
+}
+
+static void stop_strings_do_not_leak(void **state)
+{
+    (void)state;
+    static struct answer whole, cut;
+    struct quern_request r = drawn_request(60);
     ask(&r, &whole);
     assert_true(whole.n_text > 20);
     char stop[8] = "";
@@ -349,15 +356,7 @@ static void stop_ids_end_the_answer(void **state)
     (void)state;
     static struct answer whole, shorter, cut;
     uint32_t stop_ids[2] = {0};
-    struct quern_request r;
-    quern_request_init(&r);
-    r.input = "The mill";
-    r.input_size = 8;
-    r.flags = QUERN_IGNORE_EOS;
-    r.given = QUERN_GIVEN_MAX_TOKENS | QUERN_GIVEN_TEMPERATURE | QUERN_GIVEN_SEED;
-    r.max_tokens = 40;
-    r.temperature = 3;
-    r.seed = 11;
+    struct quern_request r = drawn_request(40);
     ask(&r, &whole);
     stop_ids[1] = whole.ids[20];
     uint32_t first = 0;
