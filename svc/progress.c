@@ -18,8 +18,7 @@ void progress_say(struct progress *progress, uint64_t now_us, const char *what, 
                   uint64_t total)
 {
     char text[160], bar[BAR_WIDTH + 1];
-    if (total == 0 ||
-        (done < total && progress->said_us && now_us - progress->said_us < EVERY_US))
+    if (total == 0 || (done < total && progress->said_us && now_us - progress->said_us < EVERY_US))
         return;
     progress->said_us = now_us;
     unsigned percent = done < total ? (unsigned)(done * 100.0 / (double)total) : 100;

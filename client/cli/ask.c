@@ -157,8 +157,8 @@ static void print_json(const struct answer *a, const struct quern_result *r)
 int cli_generate(int argc, char **argv)
 {
     struct cli_options o;
-    int rc =
-        cli_options_read(&o, "generate", "prompt tokens output json echo prefix " SAMPLING, argc, argv);
+    int rc = cli_options_read(&o, "generate", "prompt tokens output json echo prefix " SAMPLING,
+                              argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     if (o.n_words || (o.prompt && o.tokens))
