@@ -351,6 +351,11 @@ static uint32_t rows_left(const struct sched_entry *e)
     return e->parked || e->held || e->n_known <= e->n_done ? 0 : e->n_known - e->n_done;
 }
 
+bool sched_is_long(const struct sched_entry *entry)
+{
+    return rows_left(entry) > SCHED_SHORT_ROWS;
+}
+
 /* Prefill rows that let the step end within the target: the token gap, or twice a plain step where
  * that is more. `position`: how many positions stand before a row of the long ones, on the
  * average. */
@@ -437,11 +442,11 @@ size_t sched_plan(struct sched *sched, const struct sched_item **ret_items)
         if (left <= 1)
             continue;
         s->items[s->n_items++] = (struct sched_item){.entry = s->running[i]};
-        if (left <= SCHED_SHORT_ROWS) {
-            n_short_rows += left;
-        } else {
+        if (sched_is_long(s->running[i])) {
             n_long++;
             positions += s->running[i]->n_done;
+        } else {
+            n_short_rows += left;
         }
     }
     if (s->n_items > n_plain) {

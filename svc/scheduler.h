@@ -108,6 +108,10 @@ void sched_step_done(struct sched *sched, uint64_t step_us, bool complete);
  * up a long chunk for (see SCHED_SHORT_ROWS). */
 bool sched_short_waits(struct sched *sched, uint64_t now_us);
 
+/* Whether an entry has more left than a short prompt: its rows of a step, however few where they stand
+ * deep, are what makes way. */
+bool sched_is_long(const struct sched_entry *entry);
+
 /* What the step that was planned last should take, in µs; 0 before anything was measured. */
 uint64_t sched_estimate_step(const struct sched *sched);
 

@@ -484,7 +484,7 @@ static void look(void *arg)
         const struct request *q = e->rows[i].request;
         const bool is_over =
             q->is_ending || q->client->broken || (q->deadline_us && now_us >= q->deadline_us);
-        if (is_over || (cut && e->spans[i].n_tokens > SCHED_SHORT_ROWS))
+        if (is_over || (cut && sched_is_long(&e->rows[i].sequence->sched)))
             e->spans[i].error = -ECANCELED;
     }
     if (cut) {
@@ -502,7 +502,7 @@ static void note_step(struct engine *e, uint64_t planned_us, uint64_t computed_u
     bool complete = true, has_long = false;
     for (size_t i = 0; i < e->step.n; i++) {
         complete = complete && e->spans[i].error != -ECANCELED;
-        has_long = has_long || e->spans[i].n_tokens > SCHED_SHORT_ROWS;
+        has_long = has_long || sched_is_long(&e->rows[i].sequence->sched);
     }
     sched_step_done(e->sched, now_us - start_us, complete);
     if (complete && has_long) {

@@ -291,6 +291,10 @@ static void costs_know_the_depth(void **state)
         sched_step_done(s, (uint64_t)cost, true);
         longest.n_done += n;
     }
+    /* So deep its chunks are as small as a short prompt: it is what makes way nevertheless. */
+    assert_int_equal(sched_plan(s, &items), 1);
+    assert_true(items[0].n_rows <= SCHED_SHORT_ROWS);
+    assert_true(sched_is_long(&longest));
     const uint64_t short_us = sched_estimate_prefill(s, 10);
     assert_true(short_us > 8000 && short_us < 15000);
     sched_free(s);
