@@ -128,12 +128,33 @@ static int remove_model(const char *folder, const char *name)
     return CLI_OK;
 }
 
+/* Runs an action on a model; the first file of a set is a name for all of it. */
+static int run_on(const char *folder, const char *name, int (*run)(const char *, const char *),
+                  bool each_file)
+{
+    char file[NAME_MAX + 1];
+    unsigned part = 0;
+    if (!store_name_is_good(name) || size_of(folder, name, "") < 0)
+        return cli_fail(CLI_USAGE, "there is no model %s in %s", name, folder);
+    fflush(stdout);
+    int parts = store_parts(name, &part);
+    int rc = run(folder, name);
+    snprintf(file, sizeof file, "%s", name);
+    for (int i = 2; each_file && part == 1 && i <= parts; i++) {
+        store_part_name(file, (unsigned)i);
+        int one = run(folder, file);
+        rc = one ? one : rc;
+    }
+    return rc;
+}
+
 int cli_models(int argc, char **argv)
 {
     static const struct {
         const char *name;
         int (*run)(const char *folder, const char *name);
-    } actions[] = {{"verify", verify}, {"pack", pack}, {"remove", remove_model}};
+        bool each_file; /* of a set; else the first one stands for it */
+    } actions[] = {{"verify", verify, true}, {"pack", pack, false}, {"remove", remove_model, true}};
     struct cli_options o;
     char folder[PATH_MAX];
     int rc = cli_options_read(&o, "models", "folder output json", argc, argv);
@@ -148,10 +169,7 @@ int cli_models(int argc, char **argv)
         if (strcmp(o.words[0], actions[i].name) || o.n_words < 2)
             continue;
         for (int j = 1; j < o.n_words; j++) {
-            const char *name = o.words[j];
-            int one = store_name_is_good(name) && size_of(folder, name, "") >= 0
-                          ? (fflush(stdout), actions[i].run(folder, name))
-                          : cli_fail(CLI_USAGE, "there is no model %s in %s", name, folder);
+            int one = run_on(folder, o.words[j], actions[i].run, actions[i].each_file);
             rc = one ? one : rc;
         }
         return rc;

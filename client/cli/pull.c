@@ -20,15 +20,16 @@ struct pull {
     char path[PATH_MAX], part[PATH_MAX], tag[PATH_MAX], noted[PATH_MAX];
 };
 
-/* The address of a word: a short name's, itself, or that of a file. Freed by curl_free. */
-static char *address_of(const char *word)
+/* The address of a word: a short name's (of a set, that of this part), itself, or that of a file. Freed by
+ * curl_free. */
+static char *address_of(const char *word, int part)
 {
     char text[PATH_MAX + 256], absolute[PATH_MAX];
     char *ret = NULL;
     CURLU *url = curl_url();
     if (!url)
         return NULL;
-    if (store_short_name(word, text, sizeof text))
+    if (store_short_name(word, part, text, sizeof text))
         curl_url_set(url, CURLUPART_URL, text, 0);
     else if (strstr(word, "://"))
         curl_url_set(url, CURLUPART_URL, word, 0);
@@ -127,10 +128,10 @@ static int fetch_and_check(const struct pull *p, const char *address, const char
     return 0;
 }
 
-static int pull_one(const char *folder, const char *word, const char *sha256)
+static int pull_one(const char *folder, const char *word, int part, const char *sha256)
 {
     struct pull p = {.folder = folder};
-    char *address = address_of(word);
+    char *address = address_of(word, part);
     char *name = address ? name_of_address(address) : NULL;
     int rc = 0;
     if (!address)
@@ -154,6 +155,21 @@ static int pull_one(const char *folder, const char *word, const char *sha256)
         rc = fetch_and_check(&p, address, sha256);
     free(name);
     curl_free(address);
+    return rc;
+}
+
+/* All files of what a word names. */
+static int pull_word(const char *folder, const char *word, const char *sha256)
+{
+    char address[PATH_MAX];
+    int parts = store_short_name(word, 1, address, sizeof address);
+    if (parts > 1 && sha256)
+        return cli_fail(CLI_USAGE, "%s is %d files; --sha256 is for one", word, parts);
+    int rc = pull_one(folder, word, 1, sha256);
+    for (int part = 2; part <= parts && !rc; part++)
+        rc = pull_one(folder, word, part, sha256);
+    if (parts > 1 && !rc)
+        printf("%s is these %d files; the first one is the model's name\n", word, parts);
     return rc;
 }
 
@@ -181,7 +197,7 @@ int cli_pull(int argc, char **argv)
     if (curl_global_init(CURL_GLOBAL_DEFAULT))
         return cli_fail(CLI_OURS, "libcurl could not start");
     for (int i = 0; i < o.n_words; i++) {
-        int one = pull_one(folder, o.words[i], o.sha256);
+        int one = pull_word(folder, o.words[i], o.sha256);
         rc = one ? one : rc;
     }
     curl_global_cleanup();

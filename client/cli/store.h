@@ -18,9 +18,16 @@ int store_path(char ret[PATH_MAX], const char *folder, const char *name, const c
 /* Whether a file may be called so: letters, digits, ".", "_", "-", not first a dot, ending .gguf. */
 int store_name_is_good(const char *name);
 
+/* Of how many files the set is that a name belongs to (NAME-00001-of-00003.gguf), and which one of it
+ * this is; 1, and `ret_part` left alone, for a model that is one file. */
+int store_parts(const char *name, unsigned *ret_part);
+
+/* Makes the name of a file of a set that of another one. */
+void store_part_name(char *name, unsigned part);
+
 /* The address of an official file by a short name as qwen2:0.5b-instruct-q4_k_m, under $HF_ENDPOINT or
- * https://huggingface.co. 1: written; 0: `word` is no such name. */
-int store_short_name(const char *word, char *ret, size_t ret_size);
+ * https://huggingface.co: of its part 1, 2…. Of how many parts the model is; 0: `word` is no such name. */
+int store_short_name(const char *word, int part, char *ret, size_t ret_size);
 
 /* Prints the short names that there are. */
 void store_list_short_names(void);

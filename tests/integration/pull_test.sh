@@ -64,6 +64,13 @@ check "… is the file" same toy
 check "a short name" env HF_ENDPOINT="$url" "$quern" pull --folder "$models" qwen2:0.5b-instruct-q4_k_m
 check "… is the official file" same qwen2-0_5b-instruct-q4_k_m
 fails "an unknown one" 64 pull qwen2:0.5b-instruct-q9
+fails "half a type" 64 pull qwen2:0.5b-instruct-q4_k
+short=qwen2.5:7b-instruct-q4_k_m set=qwen2.5-7b-instruct-q4_k_m
+check "one of a model in two files" env HF_ENDPOINT="$url" "$quern" pull --folder "$models" $short
+check "… the first is the official file" same $set-00001-of-00002
+check "… and the second" same $set-00002-of-00002
+fails "one digest for both" 64 env HF_ENDPOINT="$url" "$quern" pull --folder "$models" --sha256 "$digest" $short
+check "the list of short names says no number of files" sh -c "'$quern' pull | grep -q ' q4_0 q4_k_m ' && ! '$quern' pull | grep /"
 check "the user's folder" env HOME="$work/home" "$quern" pull "$url/good.gguf"
 [ -w /var/lib/quern/models ] ||
     check "… has it" cmp "$work/toy.gguf" "$work/home/.local/share/quern/models/good.gguf"
@@ -129,6 +136,13 @@ printf x | dd of="$models/toy.gguf" bs=1 seek=5000 conv=notrunc 2>/dev/null
 fails "a damaged one" 70 run verify toy.gguf
 check "remove" run remove toy.gguf
 check "… all of it" sh -c "! ls '$models' | grep -q '^toy'"
+check "verify of a model in two files" run verify $set-00001-of-00002.gguf
+equal "… is of both" "$(grep -c 'SHA-256 is right' "$work/out")" 2
+rm "$models/$set-00002-of-00002.gguf"
+fails "… and of one that is gone" 70 run verify $set-00001-of-00002.gguf
+cp "$models/$set-00001-of-00002.gguf" "$models/$set-00002-of-00002.gguf"
+check "remove takes both" run remove $set-00001-of-00002.gguf
+check "… and what lay beside them" sh -c "! ls '$models' | grep -q '^$set'"
 fails "one that is not there" 64 run remove toy.gguf
 fails "a path" 64 run remove ../toy.gguf
 fails "an unknown action" 64 run paint drop.gguf

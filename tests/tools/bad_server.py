@@ -3,7 +3,7 @@
 Paths: good, drop (each answer breaks off; ranges work), whole (breaks off twice, no ranges), changed
 (breaks off, then is another file), long (states more than it sends), redirect, loop, wrong (states another
 digest), page (no model), range (lies about ranges), chunked (no length), size (states another size), slow,
-and the hub's own path of a short name. Everything ends in .gguf.
+and the hub's own paths of short names (one file, and a set of two). Everything ends in .gguf.
 """
 import hashlib
 import http.server
@@ -13,6 +13,11 @@ import time
 
 DATA = open(sys.argv[1], "rb").read()
 DIGEST = hashlib.sha256(DATA).hexdigest()
+OFFICIAL = [
+    "/Qwen/Qwen2-0.5B-Instruct-GGUF/resolve/main/qwen2-0_5b-instruct-q4_k_m.gguf",
+    "/Qwen/Qwen2.5-7B-Instruct-GGUF/resolve/main/qwen2.5-7b-instruct-q4_k_m-00001-of-00002.gguf",
+    "/Qwen/Qwen2.5-7B-Instruct-GGUF/resolve/main/qwen2.5-7b-instruct-q4_k_m-00002-of-00002.gguf",
+]
 seen = {}
 
 
@@ -43,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         begin = int(match[1]) if match and self.headers.get("If-Range") == '"one"' else 0
         part = dict(body=DATA[begin:], code=206 if begin else 200, begin=begin)
         linked = [("X-Linked-ETag", f'"{DIGEST}"'), ("X-Linked-Size", str(len(DATA)))]
-        if name in ("good", "qwen2-0_5b-instruct-q4_k_m"):
+        if name == "good" or self.path in OFFICIAL:
             self.send(**part, more=linked if name != "good" else ())
         elif name == "drop":
             self.send(**part, cut=None if begin > len(DATA) * 2 // 3 else len(DATA) // 3)
