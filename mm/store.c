@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <hugetlbfs.h>
 #include <linux/magic.h>
+#include <mntent.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,8 @@
 #define FDS_START 3 /* where systemd's descriptors begin (sd_listen_fds(3)) */
 
 static bool systemd_has_store(void);
+static void name_own_folder(char *ret, size_t size, const char *mount);
+static int find_own_folder(char *ret, size_t size);
 static int use_folder(const char *folder, char *why, size_t why_size);
 static int adopt_from_systemd(struct mm_arena *ret, const struct mm_store *store, size_t size,
                               char *why, size_t why_size);
@@ -35,6 +38,13 @@ static int adopt_from_folder(struct mm_arena *ret, const struct mm_store *store,
 static int check_file(int fd);
 static bool drop_unused_file(int folder, const char *name);
 static void remove_from_systemd(const char *name);
+
+bool mm_store_wants_folder(void)
+{
+    struct mm_store store;
+    return getenv("NOTIFY_SOCKET") && !getenv("FDSTORE") &&
+           mm_store_init(&store, "none", "", NULL, 0) == 0 && store.place == MM_STORE_FOLDER;
+}
 
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
                   size_t why_size)
@@ -55,7 +65,9 @@ int mm_store_init(struct mm_store *ret, const char *key, const char *folder, cha
         return 0;
     }
     char own[sizeof store.folder];
-    if (folder[0] == '\0') {
+    if (folder[0] == '\0' && find_own_folder(own, sizeof own) == 0) {
+        folder = own;
+    } else if (folder[0] == '\0') {
         const char *mount = hugetlbfs_find_path_for_size(2048 * 1024);
         if (mount == NULL) {
             mm_why_set(why, why_size,
@@ -64,7 +76,7 @@ int mm_store_init(struct mm_store *ret, const char *key, const char *folder, cha
             *ret = store;
             return 0;
         }
-        snprintf(own, sizeof own, "%s/quern-%u", mount, (unsigned)geteuid());
+        name_own_folder(own, sizeof own, mount);
         folder = own;
     }
     if (strlen(folder) >= sizeof store.folder)
@@ -206,6 +218,29 @@ static bool systemd_has_store(void)
     return max == NULL || strtoul(max, NULL, 10) > 0;
 }
 
+static void name_own_folder(char *ret, size_t size, const char *mount)
+{
+    snprintf(ret, size, "%s/quern-%u", mount, (unsigned)geteuid());
+}
+
+/* The folder that root made for us in a mount where we may make none: libhugetlbfs passes over those. */
+static int find_own_folder(char *ret, size_t size)
+{
+    struct stat st;
+    int r = -ENOENT;
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    if (mounts == NULL)
+        return -errno;
+    for (struct mntent *m; r < 0 && (m = getmntent(mounts)) != NULL;) {
+        if (strcmp(m->mnt_type, "hugetlbfs") != 0 || strstr(m->mnt_opts, "pagesize=2M") == NULL)
+            continue;
+        name_own_folder(ret, size, m->mnt_dir);
+        r = lstat(ret, &st) == 0 ? 0 : -ENOENT;
+    }
+    endmntent(mounts);
+    return r;
+}
+
 /* Makes the folder if need be; it must be ours alone. */
 static int use_folder(const char *folder, char *why, size_t why_size)
 {
@@ -333,7 +368,9 @@ static void sweep_systemd(const struct mm_store *const *stores, size_t n_stores,
     for (int i = 0; i < n; i++) {
         if (strncmp(names[i], PREFIX, strlen(PREFIX)) != 0)
             continue;
-        const char *wrong = difference(names[i], stores, n_stores);
+        const char *wrong = stores[0]->place == MM_STORE_SYSTEMD
+                                ? difference(names[i], stores, n_stores)
+                                : "weights are kept in a folder now";
         if (wrong != NULL) {
             mm_why_add(why, why_size, "Dropped the kept weights %s: %s.", names[i], wrong);
             remove_from_systemd(names[i]);
@@ -362,9 +399,8 @@ static void sweep_folder(const struct mm_store *const *stores, size_t n_stores, 
 
 void mm_store_sweep(const struct mm_store *const *stores, size_t n, char *why, size_t why_size)
 {
-    if (stores[0]->place == MM_STORE_SYSTEMD)
-        sweep_systemd(stores, n, why, why_size);
-    else if (stores[0]->place == MM_STORE_FOLDER)
+    sweep_systemd(stores, n, why, why_size);
+    if (stores[0]->place == MM_STORE_FOLDER)
         sweep_folder(stores, n, why, why_size);
 }
 

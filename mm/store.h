@@ -13,6 +13,7 @@
 
 #include "mm/arena.h"
 
+#include <stdbool.h>
 #include <time.h>
 
 #define MM_STORE_KEY_BYTES 64 /* of a key at most; letters, digits, '-' */
@@ -26,9 +27,14 @@ struct mm_store {
     char key[MM_STORE_KEY_BYTES + 1];
 };
 
+/* Where weights go that must still be there after the unit was stopped (idle, and waiting for its socket):
+ * systemd before 254 empties a unit's store then, later ones keep it (FileDescriptorStorePreserve=). True:
+ * this process runs under one that does not, and the folder of "" below is there for them. */
+bool mm_store_wants_folder(void);
+
 /* Finds the place. `folder` NULL: systemd's store, where this process runs in a unit that has one;
- * "": the folder quern-UID of a hugetlbfs mount where we may make one (found through libhugetlbfs);
- * else that folder, made if need be: it must be ours alone and on hugetlbfs. Where there is none the
+ * "": the folder quern-UID of a hugetlbfs mount where there is one, or we may make one (such a mount is
+ * found through libhugetlbfs); else that folder, made if need be: it must be ours alone and on hugetlbfs. Where there is none the
  * place is MM_STORE_NONE, which is no error: `why` says what is missing. -EINVAL: the key is none.
  */
 int mm_store_init(struct mm_store *ret, const char *key, const char *folder, char *why,
@@ -41,7 +47,8 @@ int mm_store_adopt(struct mm_arena *ret, const struct mm_store *store, size_t si
                    size_t why_size);
 
 /* Drops all arenas that nobody uses but those of these keys (n ≥ 1, of one place); adds to `why` which
- * and for what reason. Called once all keys have been looked for: systemd's descriptors are closed. */
+ * and for what reason. Called once all keys have been looked for: systemd's descriptors are closed, and
+ * where weights go into a folder now, systemd lets go of those that it held. */
 void mm_store_sweep(const struct mm_store *const *stores, size_t n, char *why, size_t why_size);
 
 /* mm_arena_begin, on memory that the store can keep if there is any; the policy holds. */

@@ -1,4 +1,5 @@
 /* Bringing an engine up: model, KV pool, scratch; each refusal in numbers. */
+#include "mm/store.h"
 #include "svc/step.h"
 
 #include <errno.h>
@@ -67,6 +68,14 @@ static struct ops_rope_options rope_of(const struct options_model *o)
     };
 }
 
+/* Where weights are kept. A service that ends when it is idle is stopped for systemd, and what its store
+ * holds then goes, unless systemd is new enough to keep it: weights lie in a folder instead. */
+static const char *store_of(const struct options *o)
+{
+    const bool may_go = o->store && !strcmp(o->store, "auto") && o->exit_on_idle_s;
+    return may_go && mm_store_wants_folder() ? "hugetlbfs" : o->store;
+}
+
 static void say_image_done(int error, const char *sentence)
 {
     journal_log(error < 0 ? JOURNAL_WARNING : JOURNAL_INFO, NULL, "%s", sentence);
@@ -86,7 +95,7 @@ int engine_open(struct engine *engine, int (*progress)(void *arg, uint64_t done,
                                     .rope = rope_of(&e->own),
                                     .image = o->image,
                                     .cache_folder = o->cache_folder,
-                                    .store = o->store,
+                                    .store = store_of(o),
                                     .image_done = say_image_done,
                                     .progress = progress,
                                     .progress_arg = arg};

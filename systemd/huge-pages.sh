@@ -1,11 +1,17 @@
 #!/bin/sh
-# huge-pages QUERND CONFIG: makes sure that as many huge pages of 2 MiB are free as the configuration
+# huge-pages QUERND CONFIG [USER]: makes sure that as many huge pages of 2 MiB are free as the configuration
 # asks for (huge-page-pool in [memory]; `quernd pool` counts them), and looks whether they came.
 # Fails only where huge pages are required: else quernd takes what there is, and says so.
+# USER gets a folder of its own where files on huge pages can lie (quern.conf(5), store).
 set -u
 folder=${QUERN_HUGEPAGES:-/sys/kernel/mm/hugepages/hugepages-2048kB}
 want=$("$1" pool --config "$2") || exit
 [ "$want" != 0 ] || exit 0
+
+mount=$(awk '$3 == "hugetlbfs" && $4 ~ /pagesize=2M/ { print $2; exit }' /proc/self/mounts)
+if [ -n "${3-}" ] && [ -n "$mount" ] && own=$mount/quern-$(id -u "$3") && mkdir -m 700 "$own" 2>/dev/null; then
+    chown "$3:$3" "$own"
+fi
 
 free() {
     cat "$folder/free_hugepages" 2>/dev/null || echo 0

@@ -25,6 +25,29 @@ equal "… and keeps the store" "$(grep -c '^FileDescriptorStorePreserve' "$work
 equal "an old one is told how" "$(grep -c '^ExecReload=' "$work/old/$units/quern.service")" 1
 equal "… and not what it does not know" "$(grep -cE 'notify-reload|Preserve' "$work/old/$units/quern.service")" 0
 
+# The pool's script, on a folder that stands in for the kernel's: only what is free afterwards counts
+pages=$work/pages
+mkdir "$pages"
+"$BUILD/tests/tools/make-model" --shape tiny "$work/toy.gguf" || exit 1
+pool() { # FREE LINE: a pool with so many pages free, one more setting
+    echo "$1" >"$pages/free_hugepages"
+    echo 5 >"$pages/nr_hugepages"
+    printf '[service]\nmodel = %s\n[memory]\nhuge-page-pool = 64M\n%s\n' "$work/toy.gguf" "$2" >"$work/pool.conf"
+    QUERN_HUGEPAGES="$pages" sh systemd/huge-pages.sh "$BUILD/quernd" "$work/pool.conf" >"$work/out" 2>"$work/err"
+}
+pool 0 ''
+want=$("$BUILD/quernd" pool --config "$work/pool.conf")
+pool "$want" ''
+equal "a pool that is large enough is left alone" "$?/$(cat "$pages/nr_hugepages")/$(cat "$work/out")" \
+    "0/5/$want huge pages are free, $want are wanted"
+pool 2 ''
+equal "one that is not is asked for the rest" "$?/$(cat "$pages/nr_hugepages")" 0/$((5 + want - 2))
+check "… and what did not come is said" grep -q "^Only 2 of $want huge pages" "$work/err"
+pool 2 'huge-pages = require'
+equal "where pages are required, it fails" $? 1
+pool 0 'huge-pages = off'
+equal "where none are used, nothing is asked for" "$?/$(cat "$pages/nr_hugepages")" 0/5
+
 echo '# mine' >>"$work/new/etc/quern/quern.conf"
 install_to new install
 check "settings are kept" grep -q '^# mine' "$work/new/etc/quern/quern.conf"

@@ -73,6 +73,16 @@ fi
 equal "… with the settings kept" "$(field token_gap_ms)" 77
 equal "… and the same answers" "$(answer)" "$one"
 
+printf '[service]\nmodel = /var/lib/quern/models/mine.gguf\nverbose = 1\nexit-on-idle-s = 1\n' \
+    >/etc/quern/quern.conf.d/50-test.conf
+systemctl restart quern.service
+check "unused, it ends by itself" until_true '[ "$(property ActiveState)" = inactive ]'
+before=$(warm)
+equal "… and answers the same when it is asked" "$(answer)" "$one"
+if [ "$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)" -ge 64 ]; then
+    check "… with the weights kept" [ "$(warm)" -gt "$before" ]
+fi
+
 check "remove" apt remove quern
 check "… no service is left" sh -c '! systemctl is-active -q quern.service quern.socket'
 check "… no program and no unit" sh -c '! ls /usr/sbin/quernd /lib/systemd/system/quern.service'

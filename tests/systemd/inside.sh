@@ -163,8 +163,14 @@ configure 'exit-on-idle-s = 1'
 quern status --wait >/dev/null
 check "unused, it ends by itself" until_true '[ "$(property ActiveState)" = inactive ]'
 equal "… cleanly" "$(property Result)" success
-configure
+before=$(warm)
 equal "and the socket starts it again" "$(answer)" "$one"
+if [ "$pool" -ge 64 ]; then
+    check "… with the weights kept" [ "$(warm)" -gt "$before" ]
+fi
+configure
+systemctl restart quern.service
+equal "in systemd's store again, the same answer" "$(answer)" "$one"
 
 # A cgroup that is frozen for a while
 long_request 100

@@ -321,6 +321,18 @@ static void a_folder_keeps_what_one_process_loaded(void **state)
     assert_int_equal(in_process(adopt, &run), 0);
     assert_non_null(strstr(run.why, "no file of ours"));
     assert_int_equal(in_process(fill_and_keep, &run), 0);
+
+    /* What systemd holds since a start that had no folder is let go, of this key, too. */
+    char text[1024];
+    run.kept_fd = memfd_create("kept", MFD_CLOEXEC);
+    run.kept_name = "weights-aaaa-1111";
+    run.expect = 0;
+    assert_int_equal(in_process(adopt, &run), 0);
+    assert_non_null(strstr(run.why, "in a folder now"));
+    take_notification(text, sizeof text);
+    assert_non_null(strstr(text, "FDSTOREREMOVE=1"));
+    close(run.kept_fd);
+    run.kept_fd = -1;
     assert_int_equal(in_process(drop_all, &run), 0);
     assert_int_equal(rmdir(place), 0);
 }
