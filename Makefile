@@ -95,7 +95,7 @@ $(BUILD)/ops/arch/%_avx512vnni.o: ISA := $(ISA_AVX512) -mavx512vnni
 $(BUILD)/ops/arch/%_amx.o: ISA := $(ISA_AVX512) -mavx512vnni -mamx-tile -mamx-int8
 $(BUILD)/ops/arch/%.o: OPT := -O3 -g
 
-.PHONY: help deps all run check check-vm check-deb quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model needle tests
+.PHONY: help deps all run check check-vm check-deb check-twice quick asan tsan fuzz bench bench-ring model-check bits emulate install uninstall format clean model needle tests
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -265,18 +265,22 @@ tarball: ## the sources as build/quern-VERSION.tar.gz, the same bytes each time
 	$(Q)echo "$(BUILD)/quern-$(VERSION).tar.gz"
 
 deb: PACKAGES += $(PACKAGES_DEB)
-deb: deps tarball ## Debian packages in build/deb: quern, libquern0, libquern-dev
+deb: deps tarball ## Debian packages in build/deb (MAINTAINER="Name <address>"): quern, libquern0, libquern-dev
 	$(Q)rm -rf "$(BUILD)/deb" && mkdir -p "$(BUILD)/deb"
 	$(Q)tar -xf "$(BUILD)/quern-$(VERSION).tar.gz" -C "$(BUILD)/deb"
+	$(Q)[ -z "$(MAINTAINER)" ] || sh "$(BUILD)/deb/quern-$(VERSION)/debian/maintainer.sh" "$(MAINTAINER)"
 	$(Q)cd "$(BUILD)/deb/quern-$(VERSION)" && env -u BUILD -u MAKEFLAGS -u MAKELEVEL \
 	    dpkg-buildpackage -b -us -uc -j$$(nproc) >../log 2>&1 || { tail -n 40 ../log; exit 1; }
 	$(Q)rm -rf "$(BUILD)/deb/quern-$(VERSION)"
 	$(Q)ls "$(BUILD)"/deb/*.deb
 
+check-twice: deb ## build the packages a second time, elsewhere: the same bytes
+	$(Q)MAINTAINER="$(MAINTAINER)" sh debian/twice.sh "$(BUILD)/quern-$(VERSION).tar.gz" "$(BUILD)/deb"
+
 check-vm: PACKAGES += $(PACKAGES_VM)
 check-vm: deps ## suspend, limits of memory and processors, a user's service: in a virtual machine (minutes, root)
 	$(Q)$(MAKE) --no-print-directory -j$$(nproc) all tools
-	$(Q)BUILD="$(BUILD)" sh tests/systemd/vm.sh
+	$(Q)BUILD="$(BUILD)" sh tests/systemd/vm_test.sh
 
 check-deb: deb ## build the packages, lint them; install, upgrade, remove, purge in a clean Debian
 	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes
