@@ -86,6 +86,13 @@ OBJ_CORE := $(call obj,$(SRC_SVC) $(SRC_MM) $(SRC_OPS) $(SRC_IPC) $(SRC_CHAT))
 OBJ_LIB := $(call obj,$(SRC_LIB))
 OBJ_CLI := $(call obj,$(SRC_CLI) $(SRC_CHAT))
 
+# What is no kernel and no test is fortified in every build, not in packages alone: warnings come with it,
+# which end a build, and a sanitizer's looks are its own.
+ifeq ($(SAN)$(filter -O0,$(OPT)),)
+$(BUILD)/svc/%.o $(BUILD)/mm/%.o $(BUILD)/ipc/%.o $(BUILD)/chat/%.o $(BUILD)/client/%.o: \
+    FORTIFY := -D_FORTIFY_SOURCE=2 -Wdate-time
+endif
+
 # ---- instruction sets: the file name says which; chosen at run time, never -march=native ----
 ISA_AVX2 := -mavx2 -mfma -mf16c
 ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
@@ -173,7 +180,7 @@ model: ## train the shipped model again from its data (hours)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $(filter 1,$(V)),,@echo "  CC    $<")
-	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(FORTIFY) $(ISA) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libcore.a: $(OBJ_CORE)
 	$(Q)rm -f $@ && ar rcs $@ $^

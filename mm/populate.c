@@ -43,7 +43,7 @@ static void *run(void *arg)
     int lock_error = 0;
     /* Whoever fills the pages goes first where processors are few. Of this thread alone, as Linux has
      * it. */
-    nice(NICE);
+    (void)!nice(NICE);
     for (size_t at = 0; at < populate->size;) {
         size_t length = populate->size - at < populate->step ? populate->size - at : populate->step;
         int error = populate_step(populate, at, length);

@@ -2,6 +2,7 @@
 #include "svc/journal.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@ enum { LINE_MAX_BYTES = 2048, FIELD_MAX_BYTES = 96, N_FIELDS = 7 };
 
 static enum journal_level max_level = JOURNAL_INFO;
 static bool to_journal;
+static atomic_bool line_is_begun; /* another thread may say something */
 
 /* systemd.exec(5): JOURNAL_STREAM is "device:inode" of the journal's socket; it counts only if our
  * standard error is still that socket. */
@@ -96,7 +98,8 @@ __attribute__((format(printf, 4, 0))) static void say(enum journal_message messa
         return;
     vsnprintf(line + skip, sizeof line - skip, format, args);
     if (!to_journal) {
-        fprintf(stderr, "quernd: %s\n", line + skip);
+        const bool begun = atomic_exchange(&line_is_begun, false);
+        fprintf(stderr, "%squernd: %s\n", begun ? "\r\033[K" : "", line + skip);
         return;
     }
     add_field(&f, "PRIORITY=%d", (int)level);
@@ -109,6 +112,11 @@ __attribute__((format(printf, 4, 0))) static void say(enum journal_message messa
     parts[f.n] = (struct iovec){.iov_base = line, .iov_len = strlen(line)};
     if (sd_journal_sendv(parts, f.n + 1) < 0) /* no journal socket: standard error still is there */
         fprintf(stderr, "<%d>%s\n", (int)level, line + skip);
+}
+
+void journal_line_is_begun(bool begun)
+{
+    atomic_store(&line_is_begun, begun);
 }
 
 void journal_log(enum journal_level level, const struct journal_context *context,

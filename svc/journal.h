@@ -6,6 +6,7 @@
 #ifndef QUERN_SVC_JOURNAL_H
 #define QUERN_SVC_JOURNAL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -51,6 +52,10 @@ void journal_init(enum journal_level level);
 
 /* The level for "verbose" 0, 1, 2. */
 enum journal_level journal_level_of(unsigned verbose);
+
+/* Whether a line on standard error, a terminal, is begun and not ended (a bar of progress): the next
+ * message wipes it away first. */
+void journal_line_is_begun(bool begun);
 
 /* One line, without a newline. `context` may be NULL. */
 void journal_log(enum journal_level level, const struct journal_context *context,

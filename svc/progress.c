@@ -1,6 +1,7 @@
 /* A bar for people, a sentence for systemd (see progress.h). */
 #include "svc/progress.h"
 
+#include "svc/journal.h"
 #include "svc/readiness.h"
 
 #include <stdio.h>
@@ -31,11 +32,13 @@ void progress_say(struct progress *progress, uint64_t now_us, const char *what, 
     memset(bar, '#', percent * BAR_WIDTH / 100);
     bar[BAR_WIDTH] = '\0';
     fprintf(stderr, "\r[%s] %s", bar, text);
+    journal_line_is_begun(true);
 }
 
 void progress_done(struct progress *progress)
 {
     if (progress->on_terminal && progress->said_us)
         fputs("\r\033[K", stderr);
+    journal_line_is_begun(false);
     progress->said_us = 0;
 }

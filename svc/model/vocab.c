@@ -178,7 +178,7 @@ static void *build(void *arg)
 {
     struct model_vocab_job *job = arg;
     /* Reading goes first where processors are few. Of this thread alone, as Linux has it. */
-    nice(NICE);
+    (void)!nice(NICE);
     int r = text_tokenizer_new(&job->tokenizer, &job->source.vocab, job->why, sizeof job->why);
     if (r == 0)
         r = model_vocab_check(job->tokenizer, job->n_rows, job->why, sizeof job->why);

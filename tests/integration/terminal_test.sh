@@ -152,6 +152,45 @@ t pipe-pane
 check "… has a bar of 30" grep -qE 'reading \[#+\.+\] +[0-9]+ %' "$work/recorded"
 check "… that is wiped away" gone "reading ["
 
+# ---- a model that is loaded: the bar of the service on its terminal, and of a client that waits ------
+# With the socket open before there is a service, the client is there first and sees all of the load.
+grows() { # FILE: its percentages, in the order in which they came
+    grep -oE '[0-9]+ %' "$1" | sort -n -c
+}
+if command -v systemd-socket-activate >/dev/null; then
+    "$BUILD/tests/tools/make-model" --shape tiny --type f32 --seed 5 \
+        --vocab tests/golden/qwen2-vocab.bin "$work/large.gguf" || exit 1
+    t new-window -d -n load "cd '$work' && exec env PS1='$ ' sh"
+    t pipe-pane -t load -o "cat >'$work/load.recorded'"
+    t send-keys -t load "systemd-socket-activate --seqpacket -l $work/load.sock ${quern}d --model large.gguf" \
+        " --image off --huge-pages off" Enter
+    tries=0
+    until [ -S "$work/load.sock" ] || [ $((tries += 1)) -gt 400 ]; do sleep 0.05; done
+    t pipe-pane -o "cat >'$work/wait.recorded'"
+    keys "clear; $quern status --wait --socket $work/load.sock | grep ^state" Enter
+    check "a client waits for a model that is loaded" shows "$(printf '%-24s %s' state ready)"
+    t pipe-pane
+    check "… and sees a bar of 30" grep -qE 'loading \[#*\.*\] +[0-9]+ %' "$work/wait.recorded"
+    check "… that grows" grows "$work/wait.recorded"
+    check "… and is wiped away" gone "loading ["
+    t pipe-pane -t load
+    check "the service's terminal had a bar of 40" \
+        grep -qE '\[#* *\] Loading the model: [0-9]+ % of [0-9]+ MiB' "$work/load.recorded"
+    check "… that grows" grows "$work/load.recorded"
+    check "… and is wiped away, for a plain line" sh -c "tmux -S '$work/tmux' capture-pane -p -t load |
+        grep 'ready: random tiny' && ! tmux -S '$work/tmux' capture-pane -p -t load | grep 'Loading'"
+    t send-keys -t load C-c
+    tries=0
+    until t capture-pane -p -t load | grep . | tail -n 1 | grep -qx '\^\?C\?[$] *'; do
+        [ $((tries += 1)) -lt 400 ] || break
+        sleep 0.05
+    done
+    check "Ctrl-C ends the service" [ $tries -lt 400 ]
+    t kill-window -t load
+else
+    echo "note: systemd-socket-activate is not installed; the bars of a load were not looked at"
+fi
+
 # ---- chat ----------------------------------------------------------------------------------------
 keys "clear; $quern chat --max-tokens 8 --temperature 0" Enter
 check "chat has a prompt" shows ">"
