@@ -529,6 +529,33 @@ static void a_sandbox_without_io_uring_reads_with_pread(void **state)
     unlink(path);
 }
 
+/* An administrator's way: processes without CAP_SYS_ADMIN get no ring. For as long as the child reads,
+ * and for the whole machine: it hits nobody who runs as root, and others read with pread meanwhile. */
+static void a_machine_without_io_uring_reads_with_pread(void **state)
+{
+    (void)state;
+    static const char setting[] = "/proc/sys/kernel/io_uring_disabled";
+    char path[256], before[16] = "";
+    struct confinement confinement = {.unprivileged = 1};
+    int fd = open(setting, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || read(fd, before, sizeof before - 1) <= 0) {
+        print_message("%s cannot be set here\n", setting);
+        if (fd >= 0)
+            close(fd);
+        skip();
+    }
+    make_file(path, sizeof path, folders[0], FILE_BYTES);
+    bool set = before[0] != '0' || pwrite(fd, "1", 1, 0) == 1;
+    int wrong = set ? confined_run(&confinement, read_without_uring, path) : 0;
+    bool restored = before[0] != '0' || pwrite(fd, "0", 1, 0) == 1;
+    close(fd);
+    unlink(path);
+    assert_true(restored);
+    if (!set)
+        skip();
+    assert_int_equal(wrong, 0);
+}
+
 static int make_folders(void **state)
 {
     (void)state;
@@ -564,6 +591,7 @@ int main(void)
         cmocka_unit_test(what_is_no_file_is_refused),
         cmocka_unit_test(a_user_without_lockable_memory_reads_unregistered),
         cmocka_unit_test(a_sandbox_without_io_uring_reads_with_pread),
+        cmocka_unit_test(a_machine_without_io_uring_reads_with_pread),
     };
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
 }
