@@ -1,6 +1,7 @@
 /* The same logits, bit by bit, from wherever the weights come: the model file, the packed image,
  * the process before; and what is damaged, stale or in the way is said and costs nothing else. */
 #define _GNU_SOURCE /* unshare */
+#include "tests/support/confined.h"
 #include "tests/support/hugepool.h"
 #include "tests/support/loading.h"
 
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -115,6 +117,26 @@ static void every_kind_of_page_gives_the_same_logits(void **state)
         else
             check_same(&outcome, "packed from the model file");
     }
+}
+
+/* Without memfds there is no page of the pool to be had: the kind below. */
+static int load_on_transparent_pages(void *arg)
+{
+    (void)arg;
+    load_and_run(&(struct model_options){.huge_pages = MM_HUGE_PREFER}, false, &outcome);
+    const bool none = strstr(outcome.notes, "Transparent huge pages are off") != NULL ||
+                      strstr(outcome.notes, "fragmented") != NULL;
+    return loading_same(&outcome, &reference, none ? "small pages" : ", on transparent huge pages")
+               ? 0
+               : 1;
+}
+
+static void transparent_huge_pages_give_the_same_logits(void **state)
+{
+    (void)state;
+    static const int denied[] = {SYS_memfd_create, -1};
+    const struct confinement confinement = {.denied_syscalls = denied};
+    assert_int_equal(confined_run(&confinement, load_on_transparent_pages, NULL), 0);
 }
 
 static void the_second_start_reads_the_image(void **state)
@@ -288,11 +310,60 @@ static void a_restart_finds_the_weights(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* Of the weights that are kept in the store, or 0. */
+static off_t kept_bytes(void)
+{
+    off_t bytes = 0;
+    struct stat st;
+    DIR *dir = opendir(store);
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;)
+        if (strncmp(entry->d_name, "weights-", 8) == 0 &&
+            fstatat(dirfd(dir), entry->d_name, &st, 0) == 0)
+            bytes += st.st_size;
+    if (dir != NULL)
+        closedir(dir);
+    return bytes;
+}
+
+/* On a mount that has room for the weights of one model, those of the next can be kept only if the
+ * others have gone before it took memory. */
+static void kept_weights_of_no_use_go_first(void **state)
+{
+    (void)state;
+    struct model_options options = {.store = store, .huge_pages = MM_HUGE_REQUIRE};
+    char command[160], size[64];
+    if (mounted)
+        load_and_run(&options, false, &outcome);
+    if (!mounted || outcome.result == -ENOMEM) {
+        print_message("no huge pages are to be had\n");
+        skip();
+    }
+    check_same(&outcome, NULL);
+    const off_t bytes = kept_bytes();
+    assert_true(bytes > 0);
+    snprintf(command, sizeof command, "rm -r '%s'", store);
+    assert_int_equal(system(command), 0);
+    snprintf(size, sizeof size, "pagesize=2M,size=%lld", (long long)bytes);
+    assert_int_equal(mount("none", mount_path, "hugetlbfs", 0, size), 0); /* over the other */
+    for (int model = 0; model < 2; model++) {
+        if (model > 0) /* another file, though it holds the same */
+            assert_int_equal(make_model("1"), 0);
+        load_and_run(&options, false, &outcome);
+        check_same(&outcome, model > 0 ? "belongs to another model file" : "packed from");
+        assert_false(outcome.warm);
+        assert_int_equal(kept_bytes(), bytes);
+        load_and_run(&options, false, &outcome);
+        check_same(&outcome, "kept from the process before");
+    }
+    assert_int_equal(umount(mount_path), 0);
+}
+
 int main(void)
 {
 #define FRESH(test) cmocka_unit_test_setup(test, fresh)
     const struct CMUnitTest tests[] = {
         FRESH(every_kind_of_page_gives_the_same_logits),
+        FRESH(transparent_huge_pages_give_the_same_logits),
         FRESH(the_second_start_reads_the_image),
         FRESH(a_damaged_or_stale_image_is_said_and_replaced),
         FRESH(a_place_that_cannot_be_written_costs_nothing_else),
@@ -300,6 +371,7 @@ int main(void)
         FRESH(killed_at_any_moment_the_next_start_is_clean),
         FRESH(of_two_that_start_together_one_packs),
         FRESH(a_restart_finds_the_weights),
+        FRESH(kept_weights_of_no_use_go_first),
     };
     return cmocka_run_group_tests(tests, start, end);
 }
