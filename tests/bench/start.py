@@ -6,7 +6,7 @@ the same file where PEER is its program.
 usage: start.py MODEL.gguf [ROUNDS]     BUILD: folder of the programs; HUGE: a hugetlbfs folder
 
 As root it runs itself again with as many huge pages reserved as the model takes, and keeps weights for
-warm starts in a folder of the first hugetlbfs mount. A first start that is not counted takes the
+warm starts in a folder of the first hugetlbfs mount, or of one of its own where there is none. A first start that is not counted takes the
 memory: a host may give it to its guest page by page when it is touched first (0.4 to 0.8 GB/s where it
 was measured, and 25 later), and with huge pages reserved it stays. Cold means read with direct I/O,
 and what the page cache has of the file is dropped; what lies below, the host's caches, is not emptied:
@@ -34,10 +34,15 @@ holder = build + "/tests/tools/with-huge-pages"
 if os.geteuid() == 0 and "START_HELD" not in os.environ:
     pages = os.path.getsize(model) // (2 << 20) + 256
     os.execve(holder, [holder, str(pages), sys.executable, *sys.argv], dict(os.environ, START_HELD="1"))
+work = tempfile.mkdtemp()
 mounts = [line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "hugetlbfs"]
+mounted = None
+if not mounts and not os.environ.get("HUGE") and os.geteuid() == 0:
+    os.mkdir(work + "/huge")
+    if subprocess.run(["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "quern-bench", work + "/huge"]).returncode == 0:
+        mounts = [mounted := work + "/huge"]
 huge = os.environ.get("HUGE") or (mounts[0] + "/quern-bench" if mounts and os.geteuid() == 0 else None)
 peer = os.environ.get("PEER") and os.environ["PEER"] + "/peer_llama"
-work = tempfile.mkdtemp()
 figures = {}
 
 
@@ -163,4 +168,6 @@ for kind in "GGUF", "image":
     for key in "gb_per_s", "huge_gb_per_s":
         ratio("cold, " + kind, "gb_per_s", "fio, " + kind, key)
 ratio("cold, GGUF", "gb_per_s", "packing", "gb_per_s")
+if mounted:
+    subprocess.run(["umount", mounted], check=True)
 shutil.rmtree(work)
