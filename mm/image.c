@@ -24,8 +24,10 @@ struct mm_image {
     struct image_header header; /* checked */
 };
 
-struct arrival { /* state of one mm_image_read */
+struct arrival { /* of one section */
+    const struct image_section *section;
     XXH3_state_t *hash;
+    uint64_t before; /* bytes of the sections before it */
     mm_image_progress_fn *progress;
     void *arg;
 };
@@ -129,27 +131,50 @@ int mm_image_section(const struct mm_image *image, const char *name, uint64_t *r
     return 0;
 }
 
+int mm_image_read_all(struct mm_image *image, const struct mm_image_place *places, unsigned n,
+                      mm_image_progress_fn *progress, void *arg, char *why, size_t why_size)
+{
+    struct arrival arrivals[IMAGE_SECTIONS_MAX] = {0};
+    struct mm_read pieces[IMAGE_SECTIONS_MAX] = {0};
+    uint64_t before = 0;
+    int r = n > IMAGE_SECTIONS_MAX ? -EINVAL : 0;
+    for (unsigned i = 0; i < n && r == 0; i++) {
+        const struct image_section *section = find_section(image, places[i].name);
+        if (section == NULL) {
+            mm_why_set(why, why_size, "%s has no section \"%s\".", image->path, places[i].name);
+            r = -ENOENT;
+            break;
+        }
+        arrivals[i] = (struct arrival){section, XXH3_createState(), before, progress, arg};
+        pieces[i] = (struct mm_read){.offset = section->offset,
+                                     .length = section->length,
+                                     .into = places[i].into,
+                                     .tag = &arrivals[i]};
+        before += section->length;
+        if (arrivals[i].hash == NULL)
+            r = -ENOMEM;
+        else
+            XXH3_64bits_reset(arrivals[i].hash);
+    }
+    if (r == 0)
+        r = mm_reader_run(image->reader, pieces, n, take_section, NULL, why, why_size);
+    for (unsigned i = 0; i < n && r == 0; i++) {
+        if (XXH3_64bits_digest(arrivals[i].hash) == arrivals[i].section->checksum)
+            continue;
+        mm_why_set(why, why_size, "%s is damaged: the checksum of its section \"%s\" is wrong.",
+                   image->path, places[i].name);
+        r = -EBADMSG;
+    }
+    for (unsigned i = 0; i < n && i < IMAGE_SECTIONS_MAX; i++)
+        XXH3_freeState(arrivals[i].hash);
+    return r;
+}
+
 int mm_image_read(struct mm_image *image, const char *name, void *into,
                   mm_image_progress_fn *progress, void *arg, char *why, size_t why_size)
 {
-    const struct image_section *section = find_section(image, name);
-    if (section == NULL) {
-        mm_why_set(why, why_size, "%s has no section \"%s\".", image->path, name);
-        return -ENOENT;
-    }
-    struct arrival arrival = {.hash = XXH3_createState(), .progress = progress, .arg = arg};
-    if (arrival.hash == NULL)
-        return -ENOMEM;
-    XXH3_64bits_reset(arrival.hash);
-    struct mm_read piece = {.offset = section->offset, .length = section->length, .into = into};
-    int r = mm_reader_run(image->reader, &piece, 1, take_section, &arrival, why, why_size);
-    if (r == 0 && XXH3_64bits_digest(arrival.hash) != section->checksum) {
-        mm_why_set(why, why_size, "%s is damaged: the checksum of its section \"%s\" is wrong.",
-                   image->path, name);
-        r = -EBADMSG;
-    }
-    XXH3_freeState(arrival.hash);
-    return r;
+    const struct mm_image_place place = {name, into};
+    return mm_image_read_all(image, &place, 1, progress, arg, why, why_size);
 }
 
 const char *mm_image_mode(const struct mm_image *image)
@@ -267,8 +292,8 @@ static int take_header(void *arg, const struct mm_read *piece, size_t done, cons
 static int take_section(void *arg, const struct mm_read *piece, size_t done, const void *data,
                         size_t length)
 {
-    (void)piece;
-    struct arrival *arrival = arg;
+    (void)arg;
+    struct arrival *arrival = piece->tag;
     XXH3_64bits_update(arrival->hash, data, length);
-    return arrival->progress ? arrival->progress(arrival->arg, done + length) : 0;
+    return arrival->progress ? arrival->progress(arrival->arg, arrival->before + done + length) : 0;
 }

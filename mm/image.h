@@ -51,12 +51,21 @@ struct mm_image_info {
 void mm_image_info(const struct mm_image *image, struct mm_image_info *ret);
 const char *mm_image_section_name(const struct mm_image *image, unsigned i);
 
-/* Called as a section arrives; a negative return ends the read with it. */
+/* Called as sections arrive; a negative return ends the read with it. */
 typedef int mm_image_progress_fn(void *arg, uint64_t bytes_done);
 
-/* Reads a section into memory of at least its length (page-aligned: without a copy; NULL: nowhere)
- * and compares its checksum: -EBADMSG where it does not match, and what is in `into` is then not to
- * be used. */
+struct mm_image_place { /* where a section goes */
+    const char *name;
+    void *into; /* at least its length (page-aligned: without a copy); NULL: nowhere */
+};
+
+/* Reads sections (n of them, in the order of the file) and compares their checksums: -EBADMSG where one
+ * does not match, and what was read is then not to be used. The disk does not rest between two.
+ * Progress counts the bytes of all. */
+int mm_image_read_all(struct mm_image *image, const struct mm_image_place *places, unsigned n,
+                      mm_image_progress_fn *progress, void *arg, char *why, size_t why_size);
+
+/* The same with one of them. */
 int mm_image_read(struct mm_image *image, const char *name, void *into,
                   mm_image_progress_fn *progress, void *arg, char *why, size_t why_size);
 

@@ -183,24 +183,92 @@ int engine_plan(struct engine *const *engines, size_t n, uint64_t limit_bytes, c
 
 /* ---- and all of it ------------------------------------------------------------------------- */
 
-static int make_scratch(struct engine *e, const struct model *model, size_t input_bytes_max)
+/* What a model computes with. It is made on another thread while the weights are read, and until then
+ * not the engine's, which others look at. */
+struct computation {
+    struct engine *engine;
+    struct mm_kv *kv;
+    struct forward *forward;
+    struct prefix *prefix;
+    struct pins *pins;
+    struct sched *sched;
+    float *logits;
+    struct forward_span *spans;
+    struct engine_row *rows;
+    uint32_t n_logit_rows;
+    int error;
+    char why[512]; /* of the KV cache's pages */
+};
+
+static int make_rows(struct computation *c)
 {
+    const uint32_t n_sequences = c->engine->own.sequences;
+    c->n_logit_rows = n_sequences + STEP_SCORE_ROWS;
+    c->logits = malloc((size_t)c->n_logit_rows * model_shape(c->engine->coming)->n_vocab *
+                       sizeof *c->logits);
+    c->spans = calloc(n_sequences, sizeof *c->spans);
+    c->rows = calloc(n_sequences, sizeof *c->rows);
+    return c->logits && c->spans && c->rows ? 0 : -ENOMEM;
+}
+
+static int make_computation(void *arg)
+{
+    struct computation *c = arg;
+    const struct engine *e = c->engine;
+    const struct options *o = e->options;
+    const struct model *model = e->coming;
     const uint32_t n_sequences = e->own.sequences;
-    const struct model_shape *shape = model_shape(model);
+    const enum ops_kv_type kv_type = e->own.kv_type;
+    const struct sched_options sched = {.n_pages = e->n_pages,
+                                        .page_len = OPS_KV_PAGE,
+                                        .n_running = n_sequences,
+                                        .n_waiting = o->queue,
+                                        .chunk_max = CHUNK_MAX,
+                                        .token_gap_us = (uint64_t)o->token_gap_ms * 1000};
+    int r = mm_kv_new(&c->kv, e->n_pages, model_shape(model)->n_layers,
+                      forward_kv_slice_bytes(model, kv_type), o->huge_pages, c->why, sizeof c->why);
+    if (r < 0)
+        return c->error = r;
+    if ((r = forward_new(&c->forward, model, e->pool, c->kv, kv_type, CHUNK_MAX + n_sequences,
+                         e->context)) < 0 ||
+        (r = prefix_new(&c->prefix, c->kv, OPS_KV_PAGE)) < 0 ||
+        (r = pins_new(&c->pins, c->kv, e->n_pages - pages_of(e->context), e->slot,
+                      &e->shared->last_pin)) < 0 ||
+        (r = sched_new(&c->sched, &sched)) < 0 || (r = make_rows(c)) < 0)
+        snprintf(
+            c->why, sizeof c->why,
+            "Memory for the computation could not be had (%s); lower --context or --sequences.",
+            strerror(-r));
+    return c->error = r;
+}
+
+/* The engine's from now on, whatever of it there is. */
+static void take_computation(struct engine *e, const struct computation *c)
+{
+    e->kv = c->kv;
+    e->forward = c->forward;
+    e->prefix = c->prefix;
+    e->pins = c->pins;
+    e->sched = c->sched;
+    e->logits = c->logits;
+    e->spans = c->spans;
+    e->rows = c->rows;
+    e->n_logit_rows = c->n_logit_rows;
+}
+
+/* What needs to know the tokens. */
+static int make_samplers(struct engine *e, size_t input_bytes_max)
+{
     const unsigned n_threads = ops_pool_n_threads(e->pool);
-    e->n_logit_rows = n_sequences + STEP_SCORE_ROWS;
-    e->logits = malloc((size_t)e->n_logit_rows * shape->n_vocab * sizeof *e->logits);
-    e->spans = calloc(n_sequences, sizeof *e->spans);
-    e->rows = calloc(n_sequences, sizeof *e->rows);
     e->samplers = calloc(n_threads, sizeof *e->samplers);
-    if (!e->logits || !e->spans || !e->rows || !e->samplers)
+    if (!e->samplers)
         return -ENOMEM;
     for (unsigned i = 0; i < n_threads; i++) {
-        int r = sampler_new(&e->samplers[i], shape->n_tokens);
+        int r = sampler_new(&e->samplers[i], model_shape(e->coming)->n_tokens);
         if (r < 0)
             return r;
     }
-    return prepare_init(&e->prepare, model, e->pins, e->slot, e->context, OPS_KV_PAGE,
+    return prepare_init(&e->prepare, e->coming, e->pins, e->slot, e->context, OPS_KV_PAGE,
                         STEP_SCORE_ROWS, input_bytes_max);
 }
 
@@ -231,40 +299,22 @@ static void tell_template(const struct engine *e)
 int engine_load(struct engine *engine, size_t input_bytes_max, char *why, size_t why_size)
 {
     struct engine *e = engine;
-    const struct options *o = e->options;
-    const uint32_t n_sequences = e->own.sequences;
-    const enum ops_kv_type kv_type = e->own.kv_type;
-    struct model *model = e->coming;
     const struct journal_context context = {.model = engine_name(e)};
-    int r = model_read(model, e->pool, why, why_size);
+    struct computation c = {.engine = e};
+    int r = model_read(e->coming, e->pool, make_computation, &c, why, why_size);
+    take_computation(e, &c); /* engine_free's where something went wrong */
+    if (r < 0 && c.error == r)
+        snprintf(why, why_size, "%s", c.why);
     if (r < 0)
         return r;
-    r = mm_kv_new(&e->kv, e->n_pages, model_shape(model)->n_layers,
-                  forward_kv_slice_bytes(model, kv_type), o->huge_pages, why, why_size);
-    if (r < 0)
+    if (c.why[0])
+        journal_log(JOURNAL_INFO, &context, "KV cache of %s: %s", engine_name(e), c.why);
+    r = make_samplers(e, input_bytes_max);
+    if (r < 0) {
+        snprintf(why, why_size, "Memory for the samplers could not be had (%s).", strerror(-r));
         return r;
-    if (why[0])
-        journal_log(JOURNAL_INFO, &context, "KV cache of %s: %s", engine_name(e), why);
-    struct sched_options sched = {.n_pages = e->n_pages,
-                                  .page_len = OPS_KV_PAGE,
-                                  .n_running = n_sequences,
-                                  .n_waiting = o->queue,
-                                  .chunk_max = CHUNK_MAX,
-                                  .token_gap_us = (uint64_t)o->token_gap_ms * 1000};
-    if ((r = forward_new(&e->forward, model, e->pool, e->kv, kv_type, CHUNK_MAX + n_sequences,
-                         e->context)) < 0 ||
-        (r = prefix_new(&e->prefix, e->kv, OPS_KV_PAGE)) < 0 ||
-        (r = pins_new(&e->pins, e->kv, e->n_pages - pages_of(e->context), e->slot,
-                      &e->shared->last_pin)) < 0 ||
-        (r = sched_new(&e->sched, &sched)) < 0 ||
-        (r = make_scratch(e, model, input_bytes_max)) < 0) {
-        snprintf(
-            why, why_size,
-            "Memory for the computation could not be had (%s); lower --context or --sequences.",
-            strerror(-r));
-        return r; /* what was made is engine_free's */
     }
-    e->model = model;
+    e->model = e->coming;
     e->coming = NULL;
     tell_template(e);
     return 0;

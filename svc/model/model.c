@@ -13,6 +13,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +49,7 @@ int model_load(struct model **ret, const char *path, const struct model_options 
     model_need(model, ops_pool_n_threads(pool), &need);
     r = model_fit(&need, 1, options->huge_pages, options->memory_limit_bytes, why, why_size);
     if (r == 0)
-        r = model_read(model, pool, why, why_size);
+        r = model_read(model, pool, NULL, NULL, why, why_size);
     if (r < 0) {
         model_free(model);
         return r;
@@ -114,13 +116,63 @@ void model_need(const struct model *model, unsigned n_threads, struct model_need
     *ret = need;
 }
 
-int model_read(struct model *model, struct ops_pool *pool, char *why, size_t why_size)
+/* ---- beside the reading ----------------------------------------------------------------------- */
+
+struct beside { /* what is made while the weights are read */
+    struct model *model;
+    int (*fn)(void *arg);
+    void *arg;
+    pthread_t thread;
+    bool begun, on_thread;
+    int error; /* the thread's, until it is joined */
+};
+
+static void *make_beside(void *arg)
 {
-    int r = ops_rope_new(&model->rope, &model->shape.rope);
-    if (r == 0)
-        r = model_residence_load(&model->residence, &model->weights, &model->tokenizer, model->gguf,
+    struct beside *beside = arg;
+    beside->error = ops_rope_new(&beside->model->rope, &beside->model->shape.rope);
+    if (beside->error == 0 && beside->fn)
+        beside->error = beside->fn(beside->arg);
+    return NULL;
+}
+
+static void begin_beside(void *arg)
+{
+    struct beside *beside = arg;
+    if (beside->begun)
+        return;
+    beside->begun = beside->on_thread = true;
+    sigset_t all, old; /* signals are for the service's own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int r = pthread_create(&beside->thread, NULL, make_beside, beside);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r != 0) { /* no thread to be had: then before the first read */
+        beside->on_thread = false;
+        make_beside(beside);
+    }
+}
+
+int model_read(struct model *model, struct ops_pool *pool, int (*fn)(void *arg), void *arg,
+               char *why, size_t why_size)
+{
+    struct beside beside = {.model = model, .fn = fn, .arg = arg};
+    if (model->residence.adopted) /* nothing is read */
+        begin_beside(&beside);
+    model->residence.under_way = begin_beside;
+    model->residence.under_way_arg = &beside;
+    int r = model_residence_load(&model->residence, &model->weights, &model->tokenizer, model->gguf,
                                  &model->options, pool, model->notes, sizeof model->notes, why,
                                  why_size);
+    if (r == 0)
+        begin_beside(&beside); /* where the first read was the last */
+    if (beside.on_thread)
+        pthread_join(beside.thread, NULL);
+    model->residence.under_way = NULL;
+    if (r == 0 && !model->rope)
+        snprintf(why, why_size, "no memory for the table of RoPE's angles");
+    if (r == 0)
+        r = beside.error;
     if (r == 0)
         r = check_vocab(model, why, why_size);
     if (r == 0)

@@ -83,8 +83,12 @@ int model_open(struct model **ret, const char *path, const struct model_options 
 void model_sweep(struct model *const *models, size_t n);
 /* … says what it will take, with the KV pages of one full context, for model_fit, … */
 void model_need(const struct model *model, unsigned n_threads, struct model_need *ret);
-/* … and reads it. */
-int model_read(struct model *model, struct ops_pool *pool, char *why, size_t why_size);
+/* … and reads it. `beside` (or NULL) is called once, on a thread of its own, when the weights have their
+ * memory and reads are under way: what else the caller needs takes time that the disk has. No call where
+ * reading fails early; ended when this returns, with its error where reading has none (then `why` is as
+ * it was). */
+int model_read(struct model *model, struct ops_pool *pool, int (*beside)(void *arg), void *arg,
+               char *why, size_t why_size);
 
 const struct model_shape *model_shape(const struct model *model);
 const struct model_layer *model_layers(const struct model *model); /* n_layers */

@@ -47,11 +47,13 @@ struct waiting { /* for another service that writes the same image */
 };
 
 struct packing { /* progress of packing */
+    const struct model_residence *residence;
     const struct model_options *options;
     const struct model_vocab_job *vocab;
 };
 
 struct reading { /* progress of reading an image */
+    const struct model_residence *residence;
     const struct model_options *options;
     uint64_t total;
 };
@@ -287,12 +289,19 @@ static char *image_path(const struct gguf *gguf, const struct model_options *opt
     return path;
 }
 
+static void say_under_way(const struct model_residence *residence)
+{
+    if (residence->under_way)
+        residence->under_way(residence->under_way_arg);
+}
+
 /* ---- an image ------------------------------------------------------------------------------ */
 
 static int image_progress(void *arg, uint64_t done)
 {
     const struct reading *reading = arg;
     const struct model_options *o = reading->options;
+    say_under_way(reading->residence);
     return o->progress ? o->progress(o->progress_arg, done, reading->total) : 0;
 }
 
@@ -360,7 +369,7 @@ static void close_image(struct model_residence *residence)
 static int read_image(struct model_residence *residence, struct model_weights *weights,
                       const struct model_options *options, char *notes, size_t notes_size)
 {
-    struct reading reading = {.options = options, .total = weights->arena_bytes};
+    struct reading reading = {residence, options, weights->arena_bytes + residence->tables_bytes};
     char sentence[PATH_MAX + 512] = "";
     size_t bytes = model_residence_bytes(residence, weights);
     int r = mm_store_begin(&weights->arena, &residence->store, bytes, options->huge_pages, sentence,
@@ -371,12 +380,11 @@ static int read_image(struct model_residence *residence, struct model_weights *w
         close_image(residence);
         return -ENOENT;
     }
-    r = mm_image_read(residence->image, MODEL_IMAGE_WEIGHTS, weights->arena.base, image_progress,
-                      &reading, sentence, sizeof sentence);
-    if (r == 0 && residence->tables_bytes > 0)
-        r = mm_image_read(residence->image, MODEL_IMAGE_TABLES,
-                          weights->arena.base + tables_offset(weights), NULL, NULL, sentence,
-                          sizeof sentence);
+    const struct mm_image_place places[] = {
+        {MODEL_IMAGE_WEIGHTS, weights->arena.base},
+        {MODEL_IMAGE_TABLES, weights->arena.base + tables_offset(weights)}};
+    r = mm_image_read_all(residence->image, places, residence->tables_bytes > 0 ? 2 : 1,
+                          image_progress, &reading, sentence, sizeof sentence);
     if (r == 0)
         r = finish_and_keep(residence, weights, notes, notes_size);
     else if (r == -EBADMSG || r == -EIO || r == -ENODATA || r == -EFAULT)
@@ -440,6 +448,7 @@ static int packing_progress(void *arg, uint64_t done, uint64_t total)
 {
     const struct packing *packing = arg;
     const struct model_options *o = packing->options;
+    say_under_way(packing->residence);
     if (model_vocab_has_failed(packing->vocab))
         return -EBADMSG;
     return o->progress ? o->progress(o->progress_arg, done, total) : 0;
@@ -461,7 +470,7 @@ static int fill_arena(struct model_residence *residence, struct model_weights *w
                       uint64_t content[2], char *mode, size_t mode_size, char *why, size_t why_size)
 {
     const size_t room = residence->tables_bytes;
-    struct packing packing = {.options = options, .vocab = residence->vocab};
+    struct packing packing = {residence, options, residence->vocab};
     struct model_options watched = *options;
     watched.progress = packing_progress;
     watched.progress_arg = &packing;

@@ -32,6 +32,10 @@ struct model_residence {
     bool was_read;                 /* the weights came from an image */
     size_t tables_bytes;           /* of the tables in that image; while they are built: at most */
     struct model_vocab_job *vocab; /* builds the tokenizer, or NULL; ended by _load or _done */
+    /* Or NULL. Called by _load, many times, once the weights have their memory and reads are under way:
+     * what else is needed may be taken now. Not where nothing is read. */
+    void (*under_way)(void *arg);
+    void *under_way_arg;
     struct model_image_job *job;
 };
 
