@@ -501,7 +501,7 @@ static int pack(struct model_residence *residence, struct model_weights *weights
                 size_t why_size)
 {
     char steps[768] = "", mode[96] = "";
-    uint64_t content[2];
+    uint64_t content[2] = {0}; /* of the image, if one is to be written */
     int r = mm_store_begin(&weights->arena, &residence->store,
                            model_residence_bytes(residence, weights), options->huge_pages, steps,
                            sizeof steps);
@@ -510,8 +510,8 @@ static int pack(struct model_residence *residence, struct model_weights *weights
                  (weights->arena_bytes >> 20) + 1, *steps ? steps : strerror(-r));
         goto free_writer;
     }
-    r = fill_arena(residence, weights, tokenizer, gguf, options, pool, content, mode, sizeof mode,
-                   why, why_size);
+    r = fill_arena(residence, weights, tokenizer, gguf, options, pool, writer ? content : NULL,
+                   mode, sizeof mode, why, why_size);
     if (r < 0)
         goto free_writer;
     /* A file that was changed while it was read may have given anything: it is not kept. */

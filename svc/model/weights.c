@@ -355,7 +355,7 @@ struct load {
     const struct model_options *options;
     struct ops_pool *pool;
     const struct model_vocab_job *beside;
-    XXH3_state_t *content; /* hash of what was read, in file order */
+    XXH3_state_t *content; /* hash of what was read, in file order; NULL: nobody wants it */
     uint64_t done;
 };
 
@@ -376,7 +376,7 @@ static void pack_groups(void *arg, size_t begin, size_t end, unsigned thread)
     (void)thread;
     const struct pack *pack = arg;
     const struct model_placement *p = pack->placement;
-    if (begin == 0)
+    if (begin == 0 && pack->content)
         XXH3_128bits_update(pack->content, pack->src, pack->length);
     for (size_t g = begin ? begin - 1 : 0; g + 1 < end; g++) {
         uint32_t left = pack->n_rows - (uint32_t)g * OPS_GROUP_ROWS;
@@ -421,7 +421,8 @@ static int convert_vector(const struct load *load, const struct model_placement 
     int r = mm_arena_await(&load->weights->arena, p->arena_offset + p->arena_bytes);
     if (r < 0)
         return r;
-    XXH3_128bits_update(load->content, data, length);
+    if (load->content)
+        XXH3_128bits_update(load->content, data, length);
     float *dst = (float *)(load->weights->arena.base + p->arena_offset);
     for (uint32_t i = 0; i < p->n_cols; i++) {
         if (p->type == OPS_F32) {
@@ -527,13 +528,14 @@ int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
         .options = options,
         .pool = pool,
         .beside = beside,
-        .content = XXH3_createState(),
+        .content = ret_content ? XXH3_createState() : NULL,
     };
-    if (!load.content)
+    if (ret_content && !load.content)
         return -ENOMEM;
-    XXH3_128bits_reset(load.content);
+    if (load.content)
+        XXH3_128bits_reset(load.content);
     int r = read_all(weights, gguf, part_arrived, &load, mode, mode_size, why, why_size);
-    if (r == 0)
+    if (r == 0 && load.content)
         take_digest(load.content, ret_content);
     XXH3_freeState(load.content);
     return r;

@@ -37,8 +37,8 @@ int model_weights_plan(struct model_weights *ret, const struct gguf *gguf,
 uint64_t model_weights_layout(const struct model_weights *weights);
 
 /* Reads and packs all weights into the arena, which is mapped (and may still be populating: see
- * mm_arena_begin). ret_content gets a hash of the bytes read, `mode` how the reads went. `beside`: what
- * builds the tokenizer meanwhile, or NULL. */
+ * mm_arena_begin). ret_content (or NULL) gets a hash of the bytes read, `mode` how the reads went.
+ * `beside`: what builds the tokenizer meanwhile, or NULL. */
 int model_weights_pack(struct model_weights *weights, const struct gguf *gguf,
                        const struct model_options *options, struct ops_pool *pool,
                        const struct model_vocab_job *beside, uint64_t ret_content[2], char *mode,
