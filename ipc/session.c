@@ -95,6 +95,23 @@ void ipc_session_leave(struct ipc_session *s)
     free(s);
 }
 
+int ipc_session_bury(struct ipc_session *s, const struct ipc_undertaker *undertaker, bool punch,
+                     uint64_t tag)
+{
+    int fds[IPC_FDS_MAX] = {s->peer.fd, s->request.fd, s->reply.fd};
+    bool regions = punch && s->request.fd >= 0 && s->reply.fd >= 0;
+
+    /* The client is told now, whatever the undertaker waits for. */
+    (void)shutdown(s->peer.fd, SHUT_RDWR);
+    int r = ipc_undertaker_give(undertaker, fds, regions ? 3 : 1, tag);
+    if (r < 0) {
+        (punch ? ipc_session_free : ipc_session_leave)(s);
+        return r;
+    }
+    ipc_session_leave(s);
+    return ipc_undertaker_go(undertaker);
+}
+
 const struct ipc_peer *ipc_session_peer(const struct ipc_session *s)
 {
     return &s->peer;
@@ -127,10 +144,8 @@ const struct ipc_session_counters *ipc_session_counters(const struct ipc_session
 
 /* ---- Handshake and doorbells ---------------------------------------------------------------------- */
 
-static int receive_packet(struct ipc_session *s, const void *packet, size_t n, unsigned n_fds)
+static int receive_packet(struct ipc_session *s, const void *packet, size_t n)
 {
-    if (n_fds != 0)
-        return violation(s, "The client sent %u file descriptors; clients send none.", n_fds);
     switch (s->state) {
     case STATE_CONNECTED:
         if (ipc_hello_check(packet, n, &s->hello, s->why, sizeof(s->why)) < 0) {
@@ -179,19 +194,19 @@ static int receive_edge(struct ipc_session *s, uint32_t epoll_events)
 int ipc_session_receive(struct ipc_session *s, uint32_t epoll_events)
 {
     uint8_t packet[sizeof(struct ipc_hello)];
-    unsigned n_fds = 0;
-    int fds[1];
 
     if (s->state == STATE_BROKEN)
         return -ECONNRESET;
     if (s->state == STATE_OPEN && has_shut_bell(s))
         return receive_edge(s, epoll_events);
-    ssize_t n = ipc_receive(s->peer.fd, packet, sizeof(packet), fds, 0, &n_fds, MSG_DONTWAIT);
+    ssize_t n = ipc_receive_bare(s->peer.fd, packet, sizeof(packet));
     if (n == -EAGAIN)
         return IPC_RECEIVED_NOTHING;
-    if (n <= 0 && n_fds == 0)
+    if (n == -EBADMSG)
+        return violation(s, "The client sent file descriptors; clients send none.");
+    if (n <= 0)
         return hung_up(s);
-    return receive_packet(s, packet, (size_t)n, n_fds);
+    return receive_packet(s, packet, (size_t)n);
 }
 
 int ipc_session_wanted(const struct ipc_session *s, const struct ipc_limits *limits,

@@ -29,6 +29,7 @@
 #include "ipc/handshake.h"
 #include "ipc/layout.h"
 #include "ipc/socket.h"
+#include "ipc/undertaker.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,6 +46,12 @@ int ipc_session_new(struct ipc_session **ret, const struct ipc_peer *peer);
 void ipc_session_free(struct ipc_session *session);
 /* The same without punching: for a service that ends and wants its last events to be read. */
 void ipc_session_leave(struct ipc_session *session);
+/* Either of the two where it may take as long as the client likes: the client is hung up on at once,
+ * and the undertaker does the rest. The socket must have left epoll. 0: tag comes back from
+ * ipc_undertaker_buried when all is done, with punch the memory, too; -errno: there is no undertaker,
+ * and all was done here. The session is gone in any case. */
+int ipc_session_bury(struct ipc_session *session, const struct ipc_undertaker *undertaker,
+                     bool punch, uint64_t tag);
 
 const struct ipc_peer *ipc_session_peer(const struct ipc_session *session);
 bool ipc_session_is_open(const struct ipc_session *session);    /* the welcome was sent */

@@ -103,7 +103,8 @@ static int remove_stale(const char *path, char *why, size_t why_size)
  * Takes no descriptors, from before the first connection on (accepted sockets inherit it). Closing
  * one that a stranger sent may wait for the stranger: for the lock of its epoll, for its FUSE daemon.
  * Whoever receives such a descriptor hangs, and so does whoever closes a socket in which it lies unread.
- * Before Linux 6.16 nothing helps against that.
+ * Before Linux 6.16 there is no such option: there ipc_receive_bare leaves it unread, and the undertaker
+ * closes the socket.
  */
 static void refuse_descriptors(int fd)
 {
@@ -262,7 +263,7 @@ int ipc_send(int fd, const void *packet, size_t n, const int *fds, unsigned n_fd
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
+        char bytes[CMSG_SPACE(IPC_FDS_MAX * sizeof(int))];
     } control;
     struct iovec iov = {(void *)(uintptr_t)packet, n};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -293,7 +294,8 @@ ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned ma
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(4 * sizeof(int))]; /* the kernel closes what does not fit */
+        char bytes[CMSG_SPACE((IPC_FDS_MAX + 1) *
+                              sizeof(int))]; /* the kernel closes what does not fit */
     } control;
     struct iovec iov = {packet, capacity};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -327,6 +329,26 @@ ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned ma
         n_fds = max_fds + 1;
     *ret_n_fds = n_fds;
     return n;
+}
+
+ssize_t ipc_receive_bare(int fd, void *packet, size_t capacity)
+{
+    struct iovec iov = {packet, capacity};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n;
+
+    /* A look first: without a control buffer it only says that there is something to it. Nobody but
+     * us takes packets out, so that what is received next is what was looked at. */
+    do
+        n = recvmsg(fd, &msg, MSG_PEEK | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0 && (msg.msg_flags & MSG_CTRUNC) != 0)
+        return -EBADMSG;
+    if (n >= 0)
+        do
+            n = recv(fd, packet, capacity, MSG_DONTWAIT | MSG_TRUNC);
+        while (n < 0 && errno == EINTR);
+    return n >= 0 ? n : errno == EWOULDBLOCK ? -EAGAIN : -errno;
 }
 
 /* ---- Doorbells without packets ------------------------------------------------------------------- */

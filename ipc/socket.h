@@ -61,16 +61,23 @@ int ipc_connect(const char *path);
 
 /* ---- Packets ------------------------------------------------------------------------------------ */
 
-/* Sends one packet with n_fds (0 … 2) descriptors; never blocks, never raises SIGPIPE. 0, -EAGAIN:
+#define IPC_FDS_MAX 3 /* that travel with one packet */
+
+/* Sends one packet with n_fds (0 … IPC_FDS_MAX) descriptors; never blocks, never raises SIGPIPE. 0, -EAGAIN:
  * the socket is full, -ECONNRESET: the peer is gone. */
 int ipc_send(int fd, const void *packet, size_t n, const int *fds, unsigned n_fds);
 
 /* Receives one packet: returns its true length (which may be more than capacity), 0 at hang-up,
  * -EAGAIN, -ECONNRESET. Descriptors that came with it are in fds (close-on-exec, at most
- * max_fds ≤ 2), *ret_n_fds says how many came; those beyond max_fds are closed and counted.
+ * max_fds ≤ IPC_FDS_MAX), *ret_n_fds says how many came; those beyond max_fds are closed and counted.
  * flags: 0 or MSG_DONTWAIT. */
 ssize_t ipc_receive(int fd, void *packet, size_t capacity, int *fds, unsigned max_fds,
                     unsigned *ret_n_fds, int flags);
+
+/* Receives one packet of a stranger, without taking any descriptor that comes with it: such a packet
+ * stays where it is, since whoever takes it has to close what it brings, which may wait for the sender.
+ * Never blocks. As ipc_receive; -EBADMSG where there are descriptors. */
+ssize_t ipc_receive_bare(int fd, void *packet, size_t capacity);
 
 /* ---- Doorbells without packets ------------------------------------------------------------------- */
 

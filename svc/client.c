@@ -58,21 +58,30 @@ void client_rest(struct client *client)
         leave_busy(client);
 }
 
-void client_free(struct client *client)
+int client_bury(struct client *client, const struct ipc_undertaker *undertaker)
 {
     struct client *c = client;
-    if (!c)
-        return;
     if (c->is_busy)
         leave_busy(c);
     *(c->prev ? &c->prev->next : &c->list->all) = c->next;
     if (c->next)
         c->next->prev = c->prev;
     c->list->n--;
-    if (client->leave)
-        ipc_session_leave(client->session);
-    else
-        ipc_session_free(client->session);
+    c->prev = NULL;
+    c->next = c->list->buried;
+    if (c->next)
+        c->next->prev = c;
+    c->list->buried = c;
+    struct ipc_session *session = c->session;
+    c->session = NULL;
+    return ipc_session_bury(session, undertaker, !c->leave, (uint64_t)(uintptr_t)c);
+}
+
+void client_free(struct client *client)
+{
+    *(client->prev ? &client->prev->next : &client->list->buried) = client->next;
+    if (client->next)
+        client->next->prev = client->prev;
     free(client);
 }
 

@@ -15,12 +15,13 @@ struct client;
 struct client_list {
     struct client *all;
     struct client *busy;
-    uint32_t n;
+    struct client *buried; /* no session any more, but perhaps memory */
+    uint32_t n;            /* in all */
 };
 
 struct client {
     struct client_list *list;
-    struct client *next, *prev;           /* list->all */
+    struct client *next, *prev;           /* list->all, or list->buried */
     struct client *next_busy, *prev_busy; /* list->busy, while is_busy */
     struct ipc_session *session;
     uint64_t number; /* as the journal names it */
@@ -43,7 +44,11 @@ struct client {
 /* Puts a new one in the list. Takes over peer's descriptors, also on failure. -ENOMEM. */
 int client_new(struct client **ret, struct client_list *list, const struct ipc_peer *peer,
                uint64_t number, struct account *account);
-void client_free(struct client *client); /* has no requests any more; leaves the list */
+/* It has no requests any more, and has left epoll: leaves the list, and its session goes to the
+ * undertaker. What is left counts its memory until that is given back: until the undertaker says the
+ * client's address; where there is none (-errno) all was done at once. Then it is freed. */
+int client_bury(struct client *client, const struct ipc_undertaker *undertaker);
+void client_free(struct client *client); /* was buried */
 
 /* To be looked at in every step, until client_rest finds that there is nothing to look at. */
 void client_wake(struct client *client);

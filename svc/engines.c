@@ -483,7 +483,7 @@ void engines_figures(const struct engines *engines, struct figures *ret)
 {
     const struct engines *s = engines;
     *ret = (struct figures){.uptime_us = engine_now_us() - s->started_us,
-                            .clients = s->shared.policy->n_connections,
+                            .clients = s->clients->n,
                             .is_ready = s->hold != ENGINES_LOADING};
     for (uint32_t i = 0; i < s->n; i++)
         if (s->all[i]->model)

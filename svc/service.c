@@ -42,13 +42,14 @@ enum {
 
 /* epoll data: what a descriptor is, in the low bits of the pointer to its client. */
 enum source { SOURCE_SOCKET = 0, SOURCE_PROCESS = 1, SOURCE_MASK = 3 };
-enum { DATA_LISTENER = 0, DATA_SIGNAL = 1 }; /* no client: no pointer is that small */
+enum { DATA_LISTENER, DATA_SIGNAL, DATA_BURIED }; /* no client: no pointer is that small */
 
 struct service {
     struct options *options;
     int argc; /* read again by a reload */
     char **argv;
     struct ipc_listener listener;
+    struct ipc_undertaker undertaker;
     struct policy policy;
     struct engines engines;
     struct readiness readiness;
@@ -87,6 +88,31 @@ static int watch(struct service *s, int fd, uint64_t data)
     return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+/* Nothing of it is left: another may have its place. */
+static void forget(struct service *s, struct client *c)
+{
+    if (c->counted)
+        policy_disconnect(&s->policy, c->account, c->region_bytes);
+    client_free(c);
+}
+
+static void forget_buried(struct service *s)
+{
+    uint64_t tag;
+    int r;
+    while ((r = ipc_undertaker_buried(&s->undertaker, &tag)) > 0)
+        forget(s, (struct client *)(uintptr_t)tag);
+    if (r == 0)
+        return;
+    journal_log(JOURNAL_ERROR, NULL,
+                "The process that takes leave of clients is gone; from now on a client can delay "
+                "others when it goes. Restart quernd.");
+    epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->undertaker.bodies_fd, NULL);
+    ipc_undertaker_stop(&s->undertaker);
+    while (s->clients.buried)
+        forget(s, s->clients.buried);
+}
+
 static void close_client(struct service *s, struct client *c)
 {
     if (!s->accepting && s->engines.hold != ENGINES_CLOSED && s->listener.fd >= 0 &&
@@ -98,12 +124,16 @@ static void close_client(struct service *s, struct client *c)
     journal_log(JOURNAL_DEBUG, &context, "client %llu (uid %u, pid %d) closed: %s",
                 (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid, c->why);
     engines_drop_client(&s->engines, c);
-    if (c->counted)
-        policy_disconnect(&s->policy, c->account, c->region_bytes);
-    else
+    if (!c->counted)
         s->n_uncounted--;
     metrics_add_session(&s->sessions, c->session);
-    client_free(c); /* closes its descriptors, which leaves epoll */
+    /* Others hold the same files open, so that closing them would not be enough. */
+    const struct ipc_peer *peer = ipc_session_peer(c->session);
+    epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+    if (peer->pidfd >= 0)
+        epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL);
+    if (client_bury(c, &s->undertaker) < 0)
+        forget(s, c);
 }
 
 /* Closes whoever broke since the last call. */
@@ -369,6 +399,8 @@ static void handle(struct service *s, const struct epoll_event *event)
 {
     if (event->data.u64 == DATA_LISTENER) {
         accept_all(s);
+    } else if (event->data.u64 == DATA_BURIED) {
+        forget_buried(s);
     } else if (event->data.u64 == DATA_SIGNAL) {
         struct signalfd_siginfo info;
         if (read(s->signal_fd, &info, sizeof info) != sizeof info)
@@ -717,6 +749,7 @@ static int open_descriptors(struct service *s, char *why, size_t why_size)
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (s->signal_fd < 0 || s->epoll_fd < 0 || watch(s, s->signal_fd, DATA_SIGNAL) < 0 ||
+        watch(s, s->undertaker.bodies_fd, DATA_BURIED) < 0 ||
         watch(s, s->listener.fd, DATA_LISTENER) < 0) {
         r = -errno;
         snprintf(why, why_size, "The event loop cannot be set up: %s.", strerror(-r));
@@ -747,6 +780,7 @@ int service_run(struct options *options, int argc, char **argv)
         .argc = argc,
         .argv = argv,
         .listener = {.fd = -1, .lock_fd = -1},
+        .undertaker = IPC_UNDERTAKER_NONE,
         .policy = {.connections_max = options->connections, .base = policy_limits_default},
         .input_max = ipc_limits_default.max.request_bytes,
         .epoll_fd = -1,
@@ -767,7 +801,7 @@ int service_run(struct options *options, int argc, char **argv)
         return EXIT_USAGE;
     }
     s.input = malloc(s.input_max);
-    int r = s.input ? 0 : -ENOMEM;
+    int r = s.input ? ipc_undertaker_start(&s.undertaker) : -ENOMEM;
     if (r == 0)
         r = open_descriptors(&s, why, sizeof why);
     if (r == 0)
@@ -801,6 +835,9 @@ int service_run(struct options *options, int argc, char **argv)
 close:
     metrics_free(s.metrics);
     close_descriptors(&s);
+    while (s.clients.buried)
+        client_free(s.clients.buried);
+    ipc_undertaker_stop(&s.undertaker);
     policy_done(&s.policy);
     free(s.input);
     return s.code;

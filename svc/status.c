@@ -153,7 +153,7 @@ char *status_text(const struct engines *engines, size_t *ret_n)
     count(f, "threads", ops_pool_n_threads(s->shared.pool));
     line(f, "isa", "%s", ops_isa_name(ops_isa()));
     count(f, "token_gap_ms", s->shared.options->token_gap_ms);
-    count(f, "clients", s->shared.policy->n_connections);
+    count(f, "clients", s->clients->n);
     for (int i = 0; i < POLICY_N_CAUSES; i++) {
         char key[64];
         snprintf(key, sizeof key, "refused_%s", policy_cause_name((enum policy_cause)i));

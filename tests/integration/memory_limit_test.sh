@@ -58,7 +58,7 @@ plain=$BUILD BUILD=$work/limited
 service_start "$work/toy.gguf" --threads 2 --huge-pages off --context 4096 --kv-bytes 64M
 equal "what fits is served" \
     "$("$BUILD/quern" generate --tokens 5,6,7 --max-tokens 2000 --temperature 0 --output ids | wc -w)" 2000
-equal "… in the cgroup" "$(cat "$group/cgroup.procs")" "$service"
+check "… in the cgroup" grep -qx "$service" "$group/cgroup.procs"
 service_stop
 BUILD=$plain
 [ ! -e "$group/$peak" ] || check "… below its limit" [ "$(cat "$group/$peak")" -lt $((256 << 20)) ]

@@ -3,6 +3,7 @@
 #include "client/quern.h"
 #include "tests/support/quernd.h"
 #include "tests/support/raw_client.h"
+#include "tests/support/trap.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -329,6 +330,52 @@ static void a_connection_ends_with_its_process(void **state)
     stop();
 }
 
+/* A client that is hung up on, but holds the lock of its region's file, so that the memory cannot be
+ * taken back: others do not notice, and it stays on the client's account until it is. */
+static void memory_that_is_held_back_counts(void **state)
+{
+    quern *q;
+    (void)state;
+    start("[default]\nconnections = 2\n");
+    atomic_store(may_exit, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct raw_client c;
+        setpgid(0, 0);
+        if (raw_connect(&c, service.socket, IPC_FEATURES) < 0)
+            _exit(1);
+        bool held = trap_hold_lock(c.fds[0], false, c.fd);
+        raw_publish(&c, 1 << 20); /* a violation */
+        if (!raw_wait_hang_up(&c, 20000))
+            _exit(2);
+        atomic_store(may_exit, held ? 1 : -1);
+        for (;;)
+            pause();
+    }
+    while (atomic_load(may_exit) == 0 && waitpid(pid, NULL, WNOHANG) == 0)
+        usleep(1000);
+    int fate = atomic_load(may_exit);
+    if (fate == 1) {
+        for (int i = 0; i < 1000 && quernd_status(&service, "clients") != 1; i++)
+            usleep(20000);
+        assert_int_equal(quernd_status(&service, "clients"), 1);
+        q = connected();
+        quern *second;
+        assert_int_equal(quern_connect(&second, service.socket), -EBUSY);
+        assert_says(quern_connect_error(), "2 connections", "close some");
+        quern_close(q);
+    }
+    kill(-pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    assert_int_not_equal(fate, 0);
+    if (fate < 0)
+        print_message("note: no userfaultfd: not tried\n");
+    quern *both[2] = {connected(), connected()}; /* the memory has come back */
+    quern_close(both[0]);
+    quern_close(both[1]);
+    stop();
+}
+
 static int run_quernd(const char *policy_path)
 {
     char program[256];
@@ -392,6 +439,7 @@ int main(void)
         cmocka_unit_test(a_ceiling_for_priorities),
         cmocka_unit_test(other_users),
         cmocka_unit_test(a_connection_ends_with_its_process),
+        cmocka_unit_test(memory_that_is_held_back_counts),
         cmocka_unit_test(a_wrong_file_is_a_sentence),
     };
     return cmocka_run_group_tests(tests, prepare, finish);

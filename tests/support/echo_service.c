@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define SEQUENCES_MAX 128
@@ -33,6 +34,7 @@ struct client {
 struct echo_service {
     struct echo_options options;
     struct ipc_listener listener;
+    struct ipc_undertaker undertaker;
     int epoll, stop;
     struct client *clients[1024];
     unsigned n_clients;
@@ -68,13 +70,20 @@ struct echo_service *echo_new(const struct echo_options *options)
         echo->options.events_per_round = 4;
     if (echo->options.sessions_max == 0)
         echo->options.sessions_max = 64;
+    check(ipc_undertaker_start(&echo->undertaker) == 0, "undertaker");
     if (ipc_listener_init(&echo->listener, options->path, 0600, why, sizeof(why)) < 0)
         check(false, why);
+    if (options->takes_descriptors) {
+        const int yes = 1;
+
+        (void)setsockopt(echo->listener.fd, SOL_SOCKET, SO_PASSRIGHTS, &yes, sizeof(yes));
+    }
     echo->epoll = epoll_create1(EPOLL_CLOEXEC);
     echo->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     check(echo->epoll >= 0 && echo->stop >= 0, "descriptors");
     watch(echo, echo->listener.fd, EPOLL_CTL_ADD, EPOLLIN, &echo->listener);
     watch(echo, echo->stop, EPOLL_CTL_ADD, EPOLLIN, &echo->stop);
+    watch(echo, echo->undertaker.bodies_fd, EPOLL_CTL_ADD, EPOLLIN, &echo->undertaker);
     echo->capacity = options->limits.max.request_bytes;
     echo->buffer = malloc(echo->capacity);
     check(echo->buffer != NULL, "memory");
@@ -89,9 +98,8 @@ static void drop_client(struct echo_service *echo, struct client *c, int why)
         echo->counts.hang_ups++;
     for (unsigned i = 0; i < c->n; i++)
         free(c->sequences[i].input);
-    /* A test that forked may hold the socket open elsewhere: closing would not be enough. */
     epoll_ctl(echo->epoll, EPOLL_CTL_DEL, ipc_session_peer(c->session)->fd, NULL);
-    ipc_session_free(c->session);
+    check(ipc_session_bury(c->session, &echo->undertaker, true, 0) == 0, "undertaker");
     for (unsigned i = 0; i < echo->n_clients; i++)
         if (echo->clients[i] == c)
             echo->clients[i] = echo->clients[--echo->n_clients];
@@ -300,6 +308,14 @@ static bool serve_all(struct echo_service *echo, unsigned *empty_rounds)
     return awake;
 }
 
+static void count_buried(struct echo_service *echo)
+{
+    uint64_t tag;
+
+    while (ipc_undertaker_buried(&echo->undertaker, &tag) > 0)
+        echo->counts.buried++;
+}
+
 void echo_run(struct echo_service *echo, bool until_idle)
 {
     unsigned empty_rounds = 0;
@@ -315,6 +331,8 @@ void echo_run(struct echo_service *echo, bool until_idle)
                 stop = true;
             else if (events[i].data.ptr == &echo->listener)
                 accept_client(echo);
+            else if (events[i].data.ptr == &echo->undertaker)
+                count_buried(echo);
             else
                 wake_client(echo, events[i].data.ptr, events[i].events);
         }
@@ -340,6 +358,7 @@ void echo_free(struct echo_service *echo)
 {
     while (echo->n_clients > 0)
         drop_client(echo, echo->clients[0], -ECONNRESET);
+    ipc_undertaker_stop(&echo->undertaker);
     ipc_listener_done(&echo->listener);
     close(echo->epoll);
     close(echo->stop);

@@ -23,6 +23,7 @@ struct echo_options {
     unsigned spin_rounds;      /* empty rounds before it sleeps */
     unsigned events_per_round; /* of one sequence; 0: 4 */
     unsigned sessions_max;     /* 0: 64; further clients are refused as busy */
+    bool takes_descriptors;    /* as sockets did before Linux 6.16 */
 };
 
 struct echo_counts {
@@ -30,6 +31,7 @@ struct echo_counts {
     unsigned long violations; /* sessions closed with -EPROTO */
     unsigned long hang_ups;
     unsigned long finals;
+    unsigned long buried; /* sessions whose memory and socket are gone for certain */
 };
 
 struct echo_service;
