@@ -26,6 +26,8 @@ enum {
     EVENTS_MAX = 64,
     WHY_SIZE = 1600,        /* of a load: numbers of each model */
     EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
+    TAKES_MAX = 64,         /* requests of a client in one look: it may send faster than we take */
+    ACCEPTS_MAX = 64,       /* connections in one look, likewise */
     REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
     PUBLISH_US = 250000,    /* between two snapshots for the metrics page */
     LOAD_LOOK_US = 20000,   /* between two looks at the clients while the model is loaded */
@@ -179,9 +181,10 @@ static void accept_one(struct service *s, const struct ipc_peer *peer)
         client_fail(c, r);
 }
 
-static void accept_all(struct service *s)
+/* Those beyond one look's number keep the listener readable. */
+static void accept_some(struct service *s)
 {
-    for (;;) {
+    for (int i = 0; i < ACCEPTS_MAX; i++) {
         struct ipc_peer peer;
         int r = ipc_accept(s->listener.fd, &peer);
         if (r == -EMFILE || r == -ENFILE) {
@@ -243,10 +246,11 @@ static void greet(struct service *s, struct client *c)
                 (unsigned long long)c->number, (unsigned)context.uid, (int)context.pid);
 }
 
-/* Takes what a client submitted. */
+/* Takes what a client submitted, no more than its turn: what is left is found by the next look. What
+ * is answered on the spot is a turn for itself. */
 static void take_requests(struct service *s, struct client *c)
 {
-    while (!c->broken) {
+    for (int i = 0; i < TAKES_MAX && !c->broken; i++) {
         struct ipc_request request;
         int r = ipc_session_take(c->session, &request, s->input, s->input_max);
         if (r < 0)
@@ -257,6 +261,8 @@ static void take_requests(struct service *s, struct client *c)
             engines_cancel(c, request.r.target);
         else
             engines_submit(&s->engines, c, &request);
+        if (request_is_look(&request.r))
+            return;
     }
 }
 
@@ -398,7 +404,7 @@ static void begin_stop(struct service *s)
 static void handle(struct service *s, const struct epoll_event *event)
 {
     if (event->data.u64 == DATA_LISTENER) {
-        accept_all(s);
+        accept_some(s);
     } else if (event->data.u64 == DATA_BURIED) {
         forget_buried(s);
     } else if (event->data.u64 == DATA_SIGNAL) {

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -376,6 +377,58 @@ static void memory_that_is_held_back_counts(void **state)
     stop();
 }
 
+/* Asks for ever for what is answered at once, and reads the answers: there is always one more. */
+static _Noreturn void be_flood(void)
+{
+    struct ipc_request_record r = {.op = IPC_OP_STATUS};
+    struct ipc_event_record last;
+    struct raw_client c;
+    uint64_t rung = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (raw_connect_wanting(&c, service.socket, IPC_FEATURES,
+                            &(struct ipc_sizes){4096, 65536, 0, 16 << 20}) < 0)
+        _exit(1);
+    for (;;) {
+        uint64_t tail = __atomic_load_n(&c.theirs->event_tail, __ATOMIC_ACQUIRE);
+        if (tail != c.ours->event_head) {
+            raw_wait_event(&c, tail - 1, &last, 0);
+            __atomic_store_n(&c.ours->reply_head, last.pos + last.bytes, __ATOMIC_RELEASE);
+            __atomic_store_n(&c.ours->event_head, tail, __ATOMIC_RELEASE);
+        }
+        while (r.id - c.theirs->submit_head < c.w.submit_entries) {
+            raw_write_record(&c, r.id, &(struct ipc_request_record){.id = r.id + 1, .op = r.op});
+            __atomic_store_n(&c.ours->submit_tail, ++r.id, __ATOMIC_SEQ_CST);
+        }
+        uint64_t wants = c.theirs->service_wants;
+        if ((wants & IPC_WANT_MASK) != 0 && wants != rung)
+            raw_publish(&c, r.id);
+        rung = wants;
+    }
+}
+
+/* A client whose ring is never empty gets no more than its turn. */
+static void a_flood_holds_nobody_up(void **state)
+{
+    struct quern_event event = QUERN_EVENT_INIT;
+    (void)state;
+    start("[default]\n");
+    quern *q = connected();
+    pid_t pid = fork();
+    if (pid == 0)
+        be_flood();
+    for (int i = 0; i < 1000 && quernd_status(&service, "clients") < 3; i++)
+        usleep(10000);
+    for (uint32_t i = 0; i < 20; i++)
+        assert_int_equal(code_of(q, submit(q, 10, 20, QUERN_PRIORITY_NORMAL), &event),
+                         QUERN_CODE_OK);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0); /* it was there all the time */
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    quern_event_done(&event);
+    quern_close(q);
+    stop();
+}
+
 static int run_quernd(const char *policy_path)
 {
     char program[256];
@@ -440,6 +493,7 @@ int main(void)
         cmocka_unit_test(other_users),
         cmocka_unit_test(a_connection_ends_with_its_process),
         cmocka_unit_test(memory_that_is_held_back_counts),
+        cmocka_unit_test(a_flood_holds_nobody_up),
         cmocka_unit_test(a_wrong_file_is_a_sentence),
     };
     return cmocka_run_group_tests(tests, prepare, finish);

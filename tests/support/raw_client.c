@@ -14,7 +14,12 @@
 
 int raw_connect(struct raw_client *c, const char *path, uint64_t features)
 {
-    const struct ipc_sizes wanted = {0, 0, 0, 0};
+    return raw_connect_wanting(c, path, features, &(struct ipc_sizes){0, 0, 0, 0});
+}
+
+int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t features,
+                        const struct ipc_sizes *wanted)
+{
     struct ipc_hello hello;
     uint8_t packet[256];
     char why[256];
@@ -24,7 +29,7 @@ int raw_connect(struct raw_client *c, const char *path, uint64_t features)
     c->fd = ipc_connect(path);
     if (c->fd < 0)
         return c->fd;
-    ipc_plan_hello(&wanted, &hello);
+    ipc_plan_hello(wanted, &hello);
     hello.features = features;
     int r = ipc_send(c->fd, &hello, sizeof(hello), NULL, 0);
     ssize_t n = r < 0 ? r : ipc_receive(c->fd, packet, sizeof(packet), c->fds, 2, &n_fds, 0);

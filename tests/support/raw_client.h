@@ -5,6 +5,7 @@
 #ifndef QUERN_TESTS_RAW_CLIENT_H
 #define QUERN_TESTS_RAW_CLIENT_H
 
+#include "ipc/handshake.h"
 #include "ipc/layout.h"
 #include <stddef.h>
 
@@ -20,6 +21,8 @@ struct raw_client {
 
 /* Connects and shakes hands, with these features wanted. 0 or -errno. */
 int raw_connect(struct raw_client *c, const char *path, uint64_t features);
+int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t features,
+                        const struct ipc_sizes *wanted);
 /* Everything but the hang-up: the maps go, the socket stays. */
 void raw_unmap(struct raw_client *c);
 void raw_close(struct raw_client *c);
