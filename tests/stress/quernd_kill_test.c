@@ -1,7 +1,8 @@
 /* quernd and its clients, killed in turn at random points. Clients are killed by the hundred while
  * others go on, whose answers stay what they are alone, to the byte; descriptors, maps, memory and
  * KV pages of the service come back to where they were. Then the service is killed too: each
- * client gets an error at once, and is served again as soon as a new one listens.
+ * client gets an error though no new one has come, and is served again as soon as one listens.
+ * Nothing here has a limit of time but the whole: a machine may be as slow as it likes.
  * QUERN_STRESS_CYCLES (600) is the number of kills; 100,000 by hand. */
 #define _GNU_SOURCE
 #include "client/quern.h"
@@ -31,7 +32,6 @@ enum {
     PROMPTS = 16,
     TOKENS_MAX = 60,
     KILLS_A_SERVICE = 50, /* one service dies with so many clients */
-    AT_ONCE_MS = 5000,    /* far more than it takes, for machines under load */
 };
 
 struct prompt {
@@ -42,6 +42,9 @@ struct shared {
     _Atomic uint64_t killed_ms;         /* when the service was */
     _Atomic uint64_t n_answers;         /* complete and equal */
     _Atomic uint64_t n_errors, late_ms; /* errors after a kill of the service; the latest */
+    _Atomic uint64_t generation;        /* of the service */
+    _Atomic uint64_t told[CLIENTS];     /* that the service of this generation is gone */
+    _Atomic int wrong;                  /* what a client that gave up had got */
 };
 
 static struct quernd service;
@@ -87,7 +90,7 @@ static int ask(quern *q, const struct prompt *p, uint32_t *ids)
     r.temperature = 1.1f;
     r.seed = p->n;
     int e = quern_submit(q, &r, &id);
-    while (e == 0 && (e = quern_next(q, id, &event, 60000)) == 0 && event.type != QUERN_EVENT_FINAL)
+    while (e == 0 && (e = quern_next(q, id, &event, -1)) == 0 && event.type != QUERN_EVENT_FINAL)
         if (event.type == QUERN_EVENT_TOKEN)
             ids[n++] = event.u.token.token;
     if (e == 0 && event.u.final_.reason != QUERN_REASON_LENGTH)
@@ -97,14 +100,16 @@ static int ask(quern *q, const struct prompt *p, uint32_t *ids)
 }
 
 /* Asks for ever; connects again when the service is gone. Ends only when something is wrong. */
-static _Noreturn void be_client(uint64_t seed)
+static _Noreturn void be_client(int index, uint64_t seed)
 {
     uint32_t ids[TOKENS_MAX];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) {
         quern *q;
+        uint64_t generation = atomic_load(&shared->generation);
         int e = quern_connect(&q, service.socket);
         if (e == -ENOENT || e == -ECONNREFUSED || e == -ECONNRESET || e == -EBUSY) {
+            atomic_store(&shared->told[index], generation);
             usleep(2000); /* none is there yet, or not rid of those killed before */
             continue;
         }
@@ -119,8 +124,11 @@ static _Noreturn void be_client(uint64_t seed)
                 _exit(2);
             atomic_fetch_add(&shared->n_answers, 1);
         }
-        if (e != -ECONNRESET)
+        if (e != -ECONNRESET) {
+            atomic_store(&shared->wrong, e);
             _exit(3);
+        }
+        atomic_store(&shared->told[index], atomic_load(&shared->generation));
         uint64_t late = now_ms() - atomic_load(&shared->killed_ms);
         atomic_fetch_add(&shared->n_errors, 1);
         if (late > atomic_load(&shared->late_ms))
@@ -129,22 +137,34 @@ static _Noreturn void be_client(uint64_t seed)
     }
 }
 
-static pid_t start_client(uint64_t seed)
+static pid_t start_client(int index, uint64_t seed)
 {
     pid_t pid = fork();
     if (pid == 0)
-        be_client(seed);
+        be_client(index, seed);
     return pid;
 }
 
-static void kill_client(pid_t *pid, uint64_t *random)
+/* Those that nobody kills go on. */
+static void wait_a_moment(const pid_t *pids)
 {
     int status;
-    kill(*pid, SIGKILL);
-    assert_int_equal(waitpid(*pid, &status, 0), *pid);
+    usleep(1000);
+    for (int i = VICTIMS; i < CLIENTS; i++)
+        if (waitpid(pids[i], &status, WNOHANG) != 0)
+            fail_msg("a client ended with status %x: %s", status,
+                     strerror(-atomic_load(&shared->wrong)));
+}
+
+static void kill_client(pid_t *pids, int index, uint64_t *random)
+{
+    int status;
+    kill(pids[index], SIGKILL);
+    assert_int_equal(waitpid(pids[index], &status, 0), pids[index]);
     if (!WIFSIGNALED(status)) /* it had seen something wrong before */
-        fail_msg("a client ended with status %x", status);
-    *pid = start_client(next_random(random));
+        fail_msg("a client ended with status %x: %s", status,
+                 strerror(-atomic_load(&shared->wrong)));
+    pids[index] = start_client(index, next_random(random));
 }
 
 static void wait_until_quiet(void)
@@ -179,10 +199,10 @@ static void kill_some(unsigned long n, uint64_t *random)
 {
     pid_t pids[CLIENTS];
     for (int i = 0; i < CLIENTS; i++)
-        pids[i] = start_client(next_random(random));
+        pids[i] = start_client(i, next_random(random));
     for (unsigned long i = 0; i < n; i++) {
         usleep(next_random(random) % 3000);
-        kill_client(&pids[next_random(random) % VICTIMS], random);
+        kill_client(pids, (int)(next_random(random) % VICTIMS), random);
     }
     for (int i = 0; i < CLIENTS; i++) {
         kill(pids[i], SIGKILL);
@@ -217,26 +237,29 @@ static void killed_services_are_noticed_and_replaced(void **state)
     pid_t pids[CLIENTS];
     (void)state;
     for (int i = 0; i < CLIENTS; i++)
-        pids[i] = start_client(next_random(&random));
+        pids[i] = start_client(i, next_random(&random));
     atomic_store(&shared->n_answers, 0);
     for (uint64_t i = 0; i < n_services; i++) {
         uint64_t answers = atomic_load(&shared->n_answers);
         /* They are served: more answers than there can have been on the way. */
-        for (int k = 0; k < 3000 && atomic_load(&shared->n_answers) < answers + 2 * CLIENTS; k++)
-            usleep(10000);
-        assert_true(atomic_load(&shared->n_answers) >= answers + 2 * CLIENTS);
+        while (atomic_load(&shared->n_answers) < answers + 2 * CLIENTS)
+            wait_a_moment(pids);
         for (int k = 0; k < KILLS_A_SERVICE; k++) {
             usleep(next_random(&random) % 3000);
-            kill_client(&pids[next_random(&random) % VICTIMS], &random);
+            kill_client(pids, (int)(next_random(&random) % VICTIMS), &random);
         }
         usleep(next_random(&random) % 30000);
         atomic_store(&shared->killed_ms, now_ms());
         kill(service.pid, SIGKILL);
+        uint64_t generation = atomic_fetch_add(&shared->generation, 1) + 1;
         assert_int_equal(waitpid(service.pid, NULL, 0), service.pid);
+        for (int k = VICTIMS; k < CLIENTS; k++)
+            while (atomic_load(&shared->told[k]) != generation)
+                wait_a_moment(pids);
         quernd_start(&service, options); /* replaces the socket that was left */
     }
     for (int i = 0; i < CLIENTS; i++) {
-        kill_client(&pids[i], &random);
+        kill_client(pids, i, &random);
         kill(pids[i], SIGKILL);
         waitpid(pids[i], NULL, 0);
     }
@@ -245,7 +268,6 @@ static void killed_services_are_noticed_and_replaced(void **state)
            (unsigned long long)atomic_load(&shared->late_ms),
            (unsigned long long)atomic_load(&shared->n_answers));
     assert_true(atomic_load(&shared->n_errors) > 0);
-    assert_true(atomic_load(&shared->late_ms) < AT_ONCE_MS);
     settled(0);
 }
 

@@ -99,6 +99,22 @@ void quernd_start(struct quernd *q, const char *const *options)
     exit(1);
 }
 
+/* What it said last, such as a sanitizer's report: quernd_remove would take it away. */
+static void show_log(const struct quernd *q)
+{
+    char path[96], text[16384];
+    snprintf(path, sizeof path, "%s/log", q->folder);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    ssize_t n = size < 0 ? -1
+                         : pread(fd, text, sizeof text,
+                                 size > (off_t)sizeof text ? size - (off_t)sizeof text : 0);
+    if (n > 0)
+        (void)!write(STDERR_FILENO, text, (size_t)n);
+    if (fd >= 0)
+        close(fd);
+}
+
 int quernd_stop(struct quernd *q)
 {
     int status = -1;
@@ -106,6 +122,10 @@ int quernd_stop(struct quernd *q)
     if (waitpid(q->pid, &status, 0) != q->pid)
         give_up("waitpid");
     q->pid = 0;
+    if (status != 0) {
+        fprintf(stderr, "quernd ended with status %x; its log ends so:\n", (unsigned)status);
+        show_log(q);
+    }
     return status;
 }
 
