@@ -2,8 +2,12 @@
  * What a crowd of clients costs a running quernd. Everything is measured in pairs, in turn.
  *
  *   crowd_bench idle         1,000 connected, idle clients: time of a step with and without them
- *   crowd_bench wake         16 sequences: time of a step whose clients sleep and are rung for every
- *                            token, and of one whose clients do not ask to be rung
+ *   crowd_bench wake [ROUNDS [apart]]
+ *                            16 sequences: time of a step whose clients sleep and are rung for every
+ *                            token; of one whose clients wake as often, by clocks of their own, and
+ *                            are not rung; and of one whose clients do nothing. The first two differ
+ *                            by what ringing costs, the last two by what running the clients does.
+ *                            With `apart` the service has one thread, and processor 0, to itself
  *   crowd_bench stop SECONDS [SLICE]
  *                            eight clients: gaps between the tokens of seven of them while the
  *                            eighth runs, and while it is stopped (SIGSTOP), so many seconds of each
@@ -17,6 +21,8 @@
 #include "tests/support/quernd.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -35,7 +41,9 @@ enum {
     IDLE_ROUNDS = 150,
     IDLE_TOKENS = 200,
     WAKE_CLIENTS = 16,
-    WAKE_ROUNDS = 6,
+    WAKE_ROUNDS = 6, /* where nothing was said */
+    WAKE_ROUNDS_MAX = 100,
+    WAKE_MODES = 3,
     WAKE_TOKENS = 32,
     STOP_CLIENTS = 8,
     STOP_SLICE_S = 5, /* where nothing was said */
@@ -43,7 +51,8 @@ enum {
 };
 
 struct shared {
-    atomic_uint round, mode, arrived;
+    atomic_uint round, mode, arrived, step_us;
+    sem_t over; /* who is away may come back */
     _Atomic uint32_t n_gaps[2];
     float gaps_us[2][GAPS_MAX];
 };
@@ -186,7 +195,11 @@ static void bench_idle(void)
 static const char *const half_a_model[] = {"--shape", "0.5b",   "--layers", "12", "--n-vocab",
                                            "8192",    "--type", "q8_0",     NULL};
 
-/* Waits for a round, submits, reads: in mode 0 asleep between tokens, in mode 1 when all is over. */
+enum wake_mode { ASLEEP, BY_CLOCK, AWAY };
+
+/* Waits for a round, submits, reads: asleep between tokens; one event at a time, a little more slowly
+ * than they come, so that each is there already and none is asked to be rung for; or when all is
+ * over. */
 static _Noreturn void be_sleeper(const struct quernd *service, uint32_t index)
 {
     struct quern_event event = QUERN_EVENT_INIT;
@@ -197,57 +210,94 @@ static _Noreturn void be_sleeper(const struct quernd *service, uint32_t index)
         uint32_t ids[1] = {index + 1};
         struct quern_request r = request_of(ids, 1, WAKE_TOKENS);
         uint64_t id;
-        while (atomic_load(&shared->round) < 2 * round - 1)
+        while (atomic_load(&shared->round) < round)
             usleep(2000);
         check(quern_submit(q, &r, &id) == 0, "submit");
-        while (atomic_load(&shared->mode) == 1 && atomic_load(&shared->round) < 2 * round)
-            usleep(20000);
-        do
+        unsigned mode = atomic_load(&shared->mode), step_us = atomic_load(&shared->step_us);
+        while (mode == AWAY && sem_wait(&shared->over) < 0)
+            ;
+        if (mode == BY_CLOCK)
+            usleep(4 * step_us);
+        do {
+            if (mode == BY_CLOCK)
+                usleep(step_us + step_us / 20);
             check(quern_next(q, id, &event, -1) == 0, "next");
-        while (event.type != QUERN_EVENT_FINAL);
+        } while (event.type != QUERN_EVENT_FINAL);
         atomic_fetch_add(&shared->arrived, 1);
     }
 }
 
-static void bench_wake(void)
+/* One round of all clients: microseconds of a step. */
+static float wake_round(const struct quernd *service, unsigned n, enum wake_mode mode)
 {
-    static float us[2][WAKE_ROUNDS];
+    uint64_t steps = quernd_status(service, "total_steps");
+    uint64_t step_us = quernd_status(service, "total_step_us");
+    uint64_t finished = quernd_status(service, "total_finished");
+    atomic_store(&shared->arrived, 0);
+    atomic_store(&shared->mode, mode);
+    atomic_store(&shared->round, n + 1);
+    do
+        usleep(100000); /* each look is a request of its own, in all modes */
+    while (quernd_status(service, "total_finished") < finished + WAKE_CLIENTS);
+    for (int i = 0; mode == AWAY && i < WAKE_CLIENTS; i++)
+        sem_post(&shared->over);
+    while (atomic_load(&shared->arrived) < WAKE_CLIENTS)
+        usleep(10000);
+    steps = quernd_status(service, "total_steps") - steps;
+    return (float)(quernd_status(service, "total_step_us") - step_us) / (float)steps;
+}
+
+static void run_on(int processor)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)processor, &set);
+    check(sched_setaffinity(0, sizeof set, &set) == 0, "sched_setaffinity");
+}
+
+static void bench_wake(unsigned n_rounds, bool apart)
+{
+    static const char *const names[WAKE_MODES] = {"asleep and rung", "awake by their own clocks",
+                                                  "away"};
+    static float us[WAKE_MODES][WAKE_ROUNDS_MAX], ratios[WAKE_MODES][WAKE_ROUNDS_MAX];
     pid_t pids[WAKE_CLIENTS];
     struct quernd service;
-    start(&service, half_a_model, "2");
+    unsigned n = 0;
+    check(sem_init(&shared->over, 1, 0) == 0, "sem_init");
+    if (apart)
+        run_on(0);
+    start(&service, half_a_model, apart ? "1" : "2");
+    if (apart)
+        run_on(1);
     for (uint32_t i = 0; i < WAKE_CLIENTS; i++)
         if ((pids[i] = fork()) == 0)
             be_sleeper(&service, i);
     while (atomic_load(&shared->arrived) < WAKE_CLIENTS)
         usleep(10000);
-    for (unsigned i = 0; i < 2 * WAKE_ROUNDS; i++) {
-        uint64_t steps = quernd_status(&service, "total_steps");
-        uint64_t step_us = quernd_status(&service, "total_step_us");
-        uint64_t finished = quernd_status(&service, "total_finished");
-        atomic_store(&shared->arrived, 0);
-        atomic_store(&shared->mode, i % 2);
-        atomic_store(&shared->round, 2 * i + 1);
-        do
-            usleep(100000); /* each look is a request of its own, in both modes */
-        while (quernd_status(&service, "total_finished") < finished + WAKE_CLIENTS);
-        atomic_store(&shared->round, 2 * i + 2);
-        while (atomic_load(&shared->arrived) < WAKE_CLIENTS)
-            usleep(10000);
-        steps = quernd_status(&service, "total_steps") - steps;
-        step_us = quernd_status(&service, "total_step_us") - step_us;
-        us[i % 2][i / 2] = (float)step_us / (float)steps;
+    for (int i = 0; i < 2; i++) /* the second one is warm */
+        atomic_store(&shared->step_us, (unsigned)wake_round(&service, n++, AWAY));
+    for (unsigned i = 0; i < n_rounds; i++) {
+        for (unsigned k = 0; k < WAKE_MODES; k++) { /* none is always the first */
+            unsigned mode = (i + k) % WAKE_MODES;
+            us[mode][i] = wake_round(&service, n++, (enum wake_mode)mode);
+        }
+        for (unsigned k = 0; k < WAKE_MODES; k++)
+            ratios[k][i] = us[ASLEEP][i] / us[k][i];
     }
     for (int i = 0; i < WAKE_CLIENTS; i++) {
         kill(pids[i], SIGKILL);
         waitpid(pids[i], NULL, 0);
     }
-    for (int i = 0; i < 2; i++)
-        qsort(us[i], WAKE_ROUNDS, sizeof(float), by_size);
-    printf("a step of %d sequences: %.0f us with all clients asleep and rung, %.0f us with none to "
-           "ring (medians of %d rounds): %.4f x; fastest rounds %.0f and %.0f\n",
-           WAKE_CLIENTS, quantile(us[0], WAKE_ROUNDS, 0.5), quantile(us[1], WAKE_ROUNDS, 0.5),
-           WAKE_ROUNDS, quantile(us[0], WAKE_ROUNDS, 0.5) / quantile(us[1], WAKE_ROUNDS, 0.5),
-           (double)us[0][0], (double)us[1][0]);
+    printf("a step of %d sequences, %u rounds of each\n", WAKE_CLIENTS, n_rounds);
+    for (unsigned k = 0; k < WAKE_MODES; k++) {
+        qsort(us[k], n_rounds, sizeof(float), by_size);
+        qsort(ratios[k], n_rounds, sizeof(float), by_size);
+        printf("clients %-26s median %.0f us, fastest %.0f; asleep / this: median of pairs %.4f, "
+               "quartiles %.4f and %.4f\n",
+               names[k], quantile(us[k], n_rounds, 0.5), (double)us[k][0],
+               quantile(ratios[k], n_rounds, 0.5), quantile(ratios[k], n_rounds, 0.25),
+               quantile(ratios[k], n_rounds, 0.75));
+    }
     end(&service);
 }
 
@@ -321,14 +371,16 @@ int main(int argc, char **argv)
     check(shared != MAP_FAILED, "mmap");
     if (argc == 2 && strcmp(argv[1], "idle") == 0) {
         bench_idle();
-    } else if (argc == 2 && strcmp(argv[1], "wake") == 0) {
-        bench_wake();
+    } else if (argc >= 2 && argc <= 4 && strcmp(argv[1], "wake") == 0 &&
+               (argc == 2 || (atoi(argv[2]) > 0 && atoi(argv[2]) <= WAKE_ROUNDS_MAX)) &&
+               (argc < 4 || strcmp(argv[3], "apart") == 0)) {
+        bench_wake(argc == 2 ? WAKE_ROUNDS : (unsigned)atoi(argv[2]), argc == 4);
     } else if (argc >= 3 && strcmp(argv[1], "stop") == 0 && atoi(argv[2]) > 0 &&
                (argc == 3 || atoi(argv[3]) > 0)) {
         int slice_s = argc == 3 ? STOP_SLICE_S : atoi(argv[3]);
         bench_stop((atoi(argv[2]) + slice_s - 1) / slice_s, (unsigned)slice_s);
     } else {
-        fprintf(stderr, "usage: crowd_bench idle | wake | stop SECONDS [SLICE]\n");
+        fprintf(stderr, "usage: crowd_bench idle | wake [ROUNDS [apart]] | stop SECONDS [SLICE]\n");
         return 64;
     }
     return 0;
