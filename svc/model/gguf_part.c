@@ -12,10 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define GGUF_MAGIC         0x46554747u /* "GGUF" */
+#define HUGE_PAGE          ((size_t)2 << 20)
 #define METADATA_MAX_BYTES (512u << 20)
 #define FIRST_READ_BYTES   (1u << 20)
 #define READ_AHEAD_BYTES   (8u << 20) /* a vocabulary of 150,000 tokens is 6 MiB */
@@ -100,6 +102,18 @@ static int fill(struct gguf_part *part, size_t want)
     return 0;
 }
 
+/* Faults of small pages took half of the time that reading a large vocabulary took. */
+static uint8_t *new_buffer(size_t size)
+{
+    void *buffer = NULL;
+    if (size < HUGE_PAGE)
+        return malloc(size);
+    if (posix_memalign(&buffer, HUGE_PAGE, size) != 0)
+        return NULL;
+    madvise(buffer, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* where there are any */
+    return buffer;
+}
+
 /* Makes sure that `n` more bytes at the cursor are in the buffer. */
 static int need(struct gguf_part *part, uint64_t n)
 {
@@ -114,15 +128,20 @@ static int need(struct gguf_part *part, uint64_t n)
         return FAIL(part, -EBADMSG, "%s is damaged: its metadata is longer than %u MiB",
                     part->label, METADATA_MAX_BYTES >> 20);
     uint64_t grow = part->capacity ? 2 * (uint64_t)part->capacity : FIRST_READ_BYTES;
+    if (part->capacity && grow < READ_AHEAD_BYTES)
+        grow = READ_AHEAD_BYTES;
     if (grow > want)
         want = grow;
     if (want > part->file_bytes)
         want = part->file_bytes;
     if (want > METADATA_MAX_BYTES)
         want = METADATA_MAX_BYTES;
-    uint8_t *buffer = realloc(part->buffer, want);
+    uint8_t *buffer = new_buffer(want);
     if (!buffer)
         return FAIL(part, -ENOMEM, "no memory for the metadata of %s", part->label);
+    if (part->length > 0)
+        memcpy(buffer, part->buffer, part->length);
+    free(part->buffer);
     part->buffer = buffer;
     part->capacity = want;
     return fill(part, want);

@@ -43,6 +43,8 @@ if not mounts and not os.environ.get("HUGE") and os.geteuid() == 0:
         mounts = [mounted := work + "/huge"]
 huge = os.environ.get("HUGE") or (mounts[0] + "/quern-bench" if mounts and os.geteuid() == 0 else None)
 peer = os.environ.get("PEER") and os.environ["PEER"] + "/peer_llama"
+if peer:  # as in peer.sh
+    os.environ.setdefault("PEER_LIB", os.environ["PEER"] + "/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64")
 figures = {}
 
 
