@@ -76,3 +76,29 @@ struct chat_span chat_span_trim(struct chat_span s, bool begin, bool end)
         s.len -= n;
     return s;
 }
+
+unsigned chat_word_distance(const char *a, const char *b)
+{
+    enum { WORD = 40 }; /* letters that count */
+    unsigned rows[3][WORD + 1];
+    const size_t n = strnlen(a, WORD), m = strnlen(b, WORD);
+    for (size_t j = 0; j <= m; j++)
+        rows[0][j] = (unsigned)j;
+    for (size_t i = 1; i <= n; i++) {
+        unsigned *row = rows[i % 3];
+        const unsigned *above = rows[(i + 2) % 3], *two_above = rows[(i + 1) % 3];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= m; j++) {
+            unsigned best = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < best)
+                best = above[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                two_above[j - 2] + 1 < best)
+                best = two_above[j - 2] + 1;
+            row[j] = best;
+        }
+    }
+    return rows[n % 3][m];
+}

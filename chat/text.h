@@ -28,4 +28,8 @@ bool chat_span_is(struct chat_span span, const char *s);
 /* Without the white space at its begin, its end, or both, as Python's str.strip has it. */
 struct chat_span chat_span_trim(struct chat_span s, bool begin, bool end);
 
+/* How many letters must be changed, put in, left out or swapped with their neighbour to get from one word to
+ * the other (optimal string alignment; 40 letters are looked at): which name is meant by a misspelt one. */
+unsigned chat_word_distance(const char *a, const char *b);
+
 #endif

@@ -1,6 +1,8 @@
 /* Reading quern.conf (see config.h). */
 #include "svc/config.h"
 
+#include "chat/text.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <ini.h>
@@ -10,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_ROWS_MAX = 64, WORD_MAX = 40 };
+enum { N_ROWS_MAX = 64, SECTION_MAX = 40 };
 
 #define MODEL     "model " /* [model NAME] */
 #define MODEL_LEN (sizeof MODEL - 1)
@@ -34,7 +36,7 @@ struct reading {
     } models[OPTIONS_MODELS_MAX];
     char *buffer; /* getline's */
     size_t buffer_size;
-    char unknown[WORD_MAX]; /* section whose problem was told already */
+    char unknown[SECTION_MAX]; /* section whose problem was told already */
 };
 
 __attribute__((format(printf, 2, 3))) static void problem(struct reading *r, const char *format,
@@ -50,31 +52,6 @@ __attribute__((format(printf, 2, 3))) static void problem(struct reading *r, con
         snprintf(r->why, r->why_size, "%s", whole);
     if (r->fn)
         r->fn(r->arg, whole);
-}
-
-unsigned config_distance(const char *a, const char *b)
-{
-    unsigned rows[3][WORD_MAX + 1];
-    const size_t n = strnlen(a, WORD_MAX), m = strnlen(b, WORD_MAX);
-    for (size_t j = 0; j <= m; j++)
-        rows[0][j] = (unsigned)j;
-    for (size_t i = 1; i <= n; i++) {
-        unsigned *row = rows[i % 3];
-        const unsigned *above = rows[(i + 2) % 3], *two_above = rows[(i + 1) % 3];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= m; j++) {
-            unsigned best = above[j - 1] + (a[i - 1] != b[j - 1]);
-            if (above[j] + 1 < best)
-                best = above[j] + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                two_above[j - 2] + 1 < best)
-                best = two_above[j - 2] + 1;
-            row[j] = best;
-        }
-    }
-    return rows[n % 3][m];
 }
 
 /* ---- lines --------------------------------------------------------------------------------- */
@@ -103,7 +80,7 @@ static const char *nearest_section(const char *name)
     const char *best = NULL;
     unsigned best_distance = UINT_MAX;
     for (const struct option_row *row = options_table; row->name; row++) {
-        unsigned distance = row->section ? config_distance(name, row->section) : UINT_MAX;
+        unsigned distance = row->section ? chat_word_distance(name, row->section) : UINT_MAX;
         if (distance < best_distance) {
             best_distance = distance;
             best = row->section;

@@ -19,8 +19,4 @@ typedef void config_problem_fn(void *arg, const char *problem);
 int config_read(struct options *options, const char *path, config_problem_fn *fn, void *arg,
                 char *why, size_t why_size);
 
-/* How many letters must be changed, added, left out or swapped with their neighbour to get from one
- * word to the other (optimal string alignment); words are looked at up to 40 letters. */
-unsigned config_distance(const char *a, const char *b);
-
 #endif

@@ -1,6 +1,8 @@
 /* The table of options, and their command line (see options.h). */
 #include "svc/options.h"
 
+#include "chat/text.h"
+
 #include "svc/config.h"
 
 #include <ctype.h>
@@ -508,7 +510,7 @@ const char *options_nearest(const char *name, const char *section)
     for (const struct option_row *row = options_table; row->name; row++) {
         if (section && (!row->section || strcmp(row->section, section)))
             continue;
-        unsigned distance = config_distance(name, row->name);
+        unsigned distance = chat_word_distance(name, row->name);
         if (distance < best_distance) {
             best_distance = distance;
             best = row->name;

@@ -65,6 +65,8 @@ int cli_ask(int argc, char **argv)
     size_t size = 0;
     quern *q = NULL;
     rc = question(&o, &text, &size);
+    if (!rc && !size) /* a pipe that brought nothing: the command before it failed */
+        rc = cli_fail(CLI_USAGE, "the question is empty");
     if (!rc)
         rc = cli_connect(&q, &o);
     if (!rc) {

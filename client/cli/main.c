@@ -1,4 +1,5 @@
 /* quern, the shell tool: one verb a call. */
+#include "chat/text.h"
 #include "client/cli/cli.h"
 
 #include <locale.h>
@@ -36,6 +37,7 @@ static const struct verb {
     {"tokenize", cli_tokenize, "text to token ids",
      "quern tokenize WORD… | quern tokenize -\n"
      "  Prints the ids of the text (- or none: standard input), separated by spaces.\n"
+     "  --output text|json     (default: text); --json: the same as --output json\n"
      "  --model NAME           of a service with several\n"},
     {"detokenize", cli_detokenize, "token ids to text",
      "quern detokenize ID… | quern detokenize -\n"
@@ -153,6 +155,21 @@ int cli_fail(int code, const char *format, ...)
     return code;
 }
 
+/* The verb that a misspelt one most likely means, or NULL. */
+static const char *nearest_verb(const char *word)
+{
+    const char *best = NULL;
+    unsigned best_distance = 3;
+    for (size_t i = 0; i < N_VERBS; i++) {
+        const unsigned this = chat_word_distance(word, verbs[i].name);
+        if (this < best_distance && this <= 1 + strlen(verbs[i].name) / 4) {
+            best = verbs[i].name;
+            best_distance = this;
+        }
+    }
+    return best;
+}
+
 /* Everything printed must have arrived: a full disk is an error, a reader that left is not news. */
 static int finish(int code)
 {
@@ -197,5 +214,7 @@ int main(int argc, char **argv)
         argv[3] = socket_option[1];
         return finish(verbs[i].run(argc - 1, argv + 1));
     }
-    return cli_fail(CLI_USAGE, "no verb \"%s\"; quern --help lists them", argv[at]);
+    const char *near = nearest_verb(argv[at]);
+    return cli_fail(CLI_USAGE, "no verb \"%s\"%s%s%s; quern --help lists them", argv[at],
+                    near ? ", did you mean \"" : "", near ? near : "", near ? "\"" : "");
 }

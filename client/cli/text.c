@@ -21,10 +21,23 @@ int cli_print_ids(void *arg, const struct quern_event *event)
     return 0;
 }
 
+static int print_json_ids(void *arg, const struct quern_event *event)
+{
+    size_t *n = arg;
+    if (event->type != QUERN_EVENT_DATA || event->u.data.kind != QUERN_DATA_IDS)
+        return 0;
+    for (size_t at = 0; at + sizeof(uint32_t) <= event->data_size; at += sizeof(uint32_t)) {
+        uint32_t id;
+        memcpy(&id, event->data + at, sizeof id);
+        printf("%s%u", (*n)++ ? ", " : "[", id);
+    }
+    return 0;
+}
+
 int cli_tokenize(int argc, char **argv)
 {
     struct cli_options o;
-    int rc = cli_options_read(&o, "tokenize", "model", argc, argv);
+    int rc = cli_options_read(&o, "tokenize", "output json model", argc, argv);
     if (rc)
         return rc < 0 ? CLI_OK : rc;
     char *text = NULL;
@@ -37,9 +50,10 @@ int cli_tokenize(int argc, char **argv)
         size_t n = 0;
         o.request.op = QUERN_OP_TOKENIZE;
         o.request.input = text;
-        rc = cli_run(q, &o.request, cli_print_ids, &n, &result);
+        const bool json = o.output == CLI_OUTPUT_JSON;
+        rc = cli_run(q, &o.request, json ? print_json_ids : cli_print_ids, &n, &result);
         if (rc == CLI_OK)
-            putchar('\n');
+            puts(!json ? "" : n ? "]" : "[]");
     }
     quern_close(q);
     free(text);

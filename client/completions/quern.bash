@@ -35,8 +35,8 @@ _quern() {
     ask:*) words="--system --prefix $sampling" ;;
     chat:*) words="--system --tools --family --language --parallel-calls $sampling" ;;
     generate:*) words="--prompt --tokens --output --json --echo --prefix $sampling" ;;
-    tokenize:* | detokenize:*) words='--model' ;;
-    score:*) words='--output --json --model' ;;
+    detokenize:*) words='--model' ;;
+    tokenize:* | score:*) words='--output --json --model' ;;
     render:*) words='--messages --tools --family --template --ids --language --parallel-calls
         --no-generation-prompt --model' ;;
     status:*) words='--output --json --wait' ;;

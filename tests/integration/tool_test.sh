@@ -22,6 +22,14 @@ lines = open('$work/help', encoding='utf-8').read().splitlines()
 assert len(lines) <= 24 and max(map(len, lines)) <= 80, (len(lines), max(lines, key=len))"
 done
 
+fails 'a verb that is misspelt' 64 "$quern" statsu
+check '… and the nearest one' grep -q 'did you mean "status"' "$work/err"
+fails 'one that is near to none' 64 "$quern" xylophone
+check '… which names none' sh -c "! grep 'did you mean' '$work/err'"
+fails 'an empty question' 64 "$quern" ask
+check 'tokenize --json is a list of the same ids' json \
+    "' '.join(map(str, d)) == '$("$quern" tokenize list the files)' and len(d) > 2" "$quern" tokenize --json list the files
+check '… of no text, an empty one' json 'd == []' "$quern" tokenize --json ''
 check 'status --json' json 'd["state"] == "ready"' "$quern" status --json
 equal 'status --json is --output json' "$("$quern" status --json | grep version)" \
     "$("$quern" status --output json | grep version)"

@@ -2,6 +2,8 @@
  * named with file, line and the nearest name. */
 #include "svc/config.h"
 
+#include "chat/text.h"
+
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -227,11 +229,11 @@ static void tells_all_problems(void **state)
 static void measures_distances(void **state)
 {
     (void)state;
-    assert_int_equal(config_distance("queue", "queue"), 0);
-    assert_int_equal(config_distance("queue", "quueue"), 1);
-    assert_int_equal(config_distance("qeuue", "queue"), 1);
-    assert_int_equal(config_distance("", "abc"), 3);
-    assert_int_equal(config_distance("kitten", "sitting"), 3);
+    assert_int_equal(chat_word_distance("queue", "queue"), 0);
+    assert_int_equal(chat_word_distance("queue", "quueue"), 1);
+    assert_int_equal(chat_word_distance("qeuue", "queue"), 1);
+    assert_int_equal(chat_word_distance("", "abc"), 3);
+    assert_int_equal(chat_word_distance("kitten", "sitting"), 3);
 }
 
 static int make_folder(void **state)
