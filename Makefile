@@ -287,7 +287,7 @@ check-twice: deb ## build the packages a second time, elsewhere: the same bytes
 check-vm: PACKAGES += $(PACKAGES_VM)
 check-vm: deps ## suspend, limits of memory and processors, a user's service: in a virtual machine (minutes, root)
 	$(Q)$(MAKE) --no-print-directory -j$$(nproc) all tools
-	$(Q)BUILD="$(BUILD)" sh tests/systemd/vm_test.sh
+	$(Q)BUILD="$(BUILD)" sh tests/systemd/vm.sh
 
 check-deb: deb ## build the packages, lint them; install, upgrade, remove, purge in a clean Debian
 	$(Q)lintian --fail-on error "$(BUILD)"/deb/*.changes
