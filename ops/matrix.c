@@ -16,23 +16,15 @@ static size_t body_bytes(enum ops_type type)
     return ops_packing(type).words * OPS_WORD_BYTES;
 }
 
-static size_t plane_bytes(enum ops_type type)
-{
-    return ops_packing(type).halves * OPS_HALF_BYTES;
-}
-
 size_t ops_matrix_group_bytes(enum ops_type type, uint32_t n_cols)
 {
     const struct ops_type_info *info = ops_type_info(type);
-    size_t bytes;
 
     if (!info || !n_cols || n_cols % info->block_len)
         return 0;
-    if (__builtin_mul_overflow(n_cols / info->block_len, body_bytes(type) + plane_bytes(type),
-                               &bytes) ||
-        __builtin_add_overflow(bytes, 63, &bytes))
-        return 0;
-    return bytes & ~(size_t)63;
+    const size_t n_blocks = n_cols / info->block_len; /* of 4 KiB at most: no overflow of 64 bits */
+    const size_t halves = n_blocks * ops_packing(type).halves * OPS_HALF_BYTES;
+    return n_blocks * body_bytes(type) + ((halves + 63) & ~(size_t)63);
 }
 
 size_t ops_matrix_bytes(enum ops_type type, uint32_t n_rows, uint32_t n_cols)
@@ -75,16 +67,15 @@ void ops_matrix_pack_group(enum ops_type type, uint32_t n_cols, uint32_t n_rows,
     const struct ops_packing packing = ops_packing(type);
     const struct ops_type_info *info = ops_type_info(type);
     const size_t n_blocks = n_cols / info->block_len;
-    const size_t body = body_bytes(type), plane = plane_bytes(type);
-    uint8_t *const planes = (uint8_t *)dst + n_blocks * body;
-    const size_t end = n_blocks * (body + plane), bytes = ops_matrix_group_bytes(type, n_cols);
 
     assert(n_rows <= OPS_GROUP_ROWS);
-    memset((uint8_t *)dst + end, 0, bytes - end);
     if (n_rows < OPS_GROUP_ROWS)
-        memset(dst, 0, end);
+        memset(dst, 0, ops_matrix_group_bytes(type, n_cols));
+    else if (packing.halves == 1 && n_blocks % 2) /* the last has no neighbour in its line */
+        memset((uint8_t *)dst + ops_packed_halves_at(type, n_blocks), 0, OPS_HALF_BYTES);
     for (size_t b = 0; b < n_blocks; b++) {
-        uint8_t *const words = (uint8_t *)dst + b * body, *const halves = planes + b * plane;
+        uint8_t *const words = (uint8_t *)dst + ops_packed_body_at(type, b);
+        uint8_t *const halves = (uint8_t *)dst + ops_packed_halves_at(type, b);
         /* The rows of a group are streams too short for the processor to see: so a group ahead, in
          * the order of its bytes. */
         const size_t block_rows = OPS_GROUP_ROWS * info->block_bytes;
@@ -98,7 +89,7 @@ void ops_matrix_pack_group(enum ops_type type, uint32_t n_cols, uint32_t n_rows,
                 memcpy(&word, block + packing.words_offset + 4 * w, 4);
                 if (w == 0 && has_fifth_bits(type))
                     word = turn_fifth_bits(word);
-                memcpy(words + w * OPS_WORD_BYTES + 4 * r, &word, 4);
+                memcpy(words + ops_packed_word(type, w) * OPS_WORD_BYTES + 4 * r, &word, 4);
             }
             for (size_t h = 0; h < packing.halves; h++)
                 memcpy(halves + h * OPS_HALF_BYTES + 2 * r, block + packing.halves_offset + 2 * h,
@@ -121,16 +112,15 @@ static void gather_block(const struct ops_matrix *matrix, uint32_t row, size_t b
                          struct row_block *block)
 {
     const struct ops_packing packing = ops_packing(matrix->type);
-    const size_t n_blocks = matrix->n_cols / ops_type_info(matrix->type)->block_len;
     const uint8_t *group =
         matrix->data + row / OPS_GROUP_ROWS * ops_matrix_group_bytes(matrix->type, matrix->n_cols);
     const size_t lane = row % OPS_GROUP_ROWS;
-    const uint8_t *words = group + b * body_bytes(matrix->type);
-    const uint8_t *halves =
-        group + n_blocks * body_bytes(matrix->type) + b * plane_bytes(matrix->type);
+    const uint8_t *words = group + ops_packed_body_at(matrix->type, b);
+    const uint8_t *halves = group + ops_packed_halves_at(matrix->type, b);
 
     for (size_t w = 0; w < packing.words; w++)
-        memcpy(&block->body.words[w], words + w * OPS_WORD_BYTES + 4 * lane, 4);
+        memcpy(&block->body.words[w],
+               words + ops_packed_word(matrix->type, w) * OPS_WORD_BYTES + 4 * lane, 4);
     if (has_fifth_bits(matrix->type))
         block->body.words[0] = turn_back_fifth_bits(block->body.words[0]);
     for (size_t h = 0; h < packing.halves; h++) {

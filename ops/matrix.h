@@ -1,9 +1,8 @@
 /* Packed weight matrices: rows in groups of 16, so that a SIMD lane is an output row.
  *
- * A group of 16 rows is contiguous and 64-byte aligned: for each block of inputs its 32-bit words, each
- * of all 16 rows side by side (4 consecutive inputs of a row in a lane), then for each block the 16
- * rows' f16 scales (ops/arch/packed.h). Packing permutes and never re-quantizes: every type keeps
- * its own width. Rows that pad the last group are zero. */
+ * A group of 16 rows is contiguous and 64-byte aligned: for each block of inputs the 16 rows' f16 scales
+ * and its 32-bit words, each of all 16 rows side by side (4 consecutive inputs of a row in a
+ * lane; ops/arch/packed.h). Packing permutes and never re-quantizes: every type keeps its own width. Rows that pad the last group are zero. */
 #ifndef QUERN_OPS_MATRIX_H
 #define QUERN_OPS_MATRIX_H
 

@@ -146,24 +146,31 @@ OPS_INLINE void amx_add32(const enum ops_type type, const struct ops_tile *tile,
     }
 }
 
-/* Blocks first … first + n (n > 0) of one tile; weights `apart` bytes from block to block. */
-OPS_INLINE void amx_blocks32(const enum ops_type type, const struct ops_tile *tile,
-                             const uint8_t *weights, size_t apart, const uint8_t *plane,
-                             uint32_t first, uint32_t n, float (*sums_of_tokens)[OPS_GROUP_ROWS])
+/* The signed weights of block first + i: as packed, or what was made of them. */
+OPS_INLINE const uint8_t *amx_signed32(const enum ops_type type, const uint8_t *group,
+                                       const uint8_t *made, uint32_t first, uint32_t i)
 {
-    const size_t plane_bytes = ops_packing(type).halves * OPS_HALF_BYTES;
+    return type == OPS_Q8_0 ? group + ops_packed_body_at(type, first + i)
+                            : made + i * AMX_RUN_BYTES;
+}
+
+/* Blocks first … first + n (n > 0) of one tile. */
+OPS_INLINE void amx_blocks32(const enum ops_type type, const struct ops_tile *tile,
+                             const uint8_t *group, const uint8_t *made, uint32_t first, uint32_t n,
+                             float (*sums_of_tokens)[OPS_GROUP_ROWS])
+{
     const int8_t *a = tile->q32 + (size_t)first * 32 * OPS_TILE_TOKENS;
     amx_sums sums[AMX_SLOTS] __attribute__((aligned(64)));
     part_f acc[OPS_TILE_TOKENS];
 
-    plane += first * plane_bytes;
     OPS_UNROLL
     for (int t = 0; t < OPS_TILE_TOKENS; t++)
         acc[t] = pf_load(sums_of_tokens[t]);
     OPS_UNROLL
     for (uint32_t i = 0; i < AMX_AHEAD; i++) {
         if (i < n)
-            amx_product((int)i, a + i * 32 * OPS_TILE_TOKENS, weights + i * apart, sums);
+            amx_product((int)i, a + i * 32 * OPS_TILE_TOKENS,
+                        amx_signed32(type, group, made, first, i), sums);
     }
     for (uint32_t i = 0; i < n; i += AMX_SLOTS) {
         OPS_UNROLL
@@ -171,10 +178,10 @@ OPS_INLINE void amx_blocks32(const enum ops_type type, const struct ops_tile *ti
             const uint32_t now = i + slot, next = now + AMX_AHEAD;
             if (next < n)
                 amx_product((slot + AMX_AHEAD) % AMX_SLOTS, a + next * 32 * OPS_TILE_TOKENS,
-                            weights + next * apart, sums);
+                            amx_signed32(type, group, made, first, next), sums);
             if (now < n)
-                amx_add32(type, tile, plane + now * plane_bytes, first + now, sums[slot],
-                          OPS_TILE_TOKENS, acc);
+                amx_add32(type, tile, group + ops_packed_halves_at(type, first + now), first + now,
+                          sums[slot], OPS_TILE_TOKENS, acc);
         }
     }
     OPS_UNROLL
@@ -185,10 +192,8 @@ OPS_INLINE void amx_blocks32(const enum ops_type type, const struct ops_tile *ti
 OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_work *work,
                             uint32_t group)
 {
-    const size_t body_bytes = ops_packing(type).words * OPS_WORD_BYTES;
     const uint32_t n_blocks = work->n_cols / 32;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     uint8_t made[AMX_CHUNK * AMX_RUN_BYTES] __attribute__((aligned(64)));
     amx_acc acc[OPS_TILES_MAX] __attribute__((aligned(64)));
     uint32_t n;
@@ -198,13 +203,12 @@ OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_wo
         const bool signed_already = type == OPS_Q8_0;
         n = n_blocks - b < AMX_CHUNK ? n_blocks - b : AMX_CHUNK;
         for (uint32_t i = 0; !signed_already && i < n; i++)
-            amx_weights32(type, body + (b + i) * body_bytes, made + i * AMX_RUN_BYTES);
+            amx_weights32(type, from + ops_packed_body_at(type, b + i), made + i * AMX_RUN_BYTES);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
             const struct ops_tile tile = amx_tile(work, k);
             if (b + n == n_blocks)
                 amx_expect(work, group, k);
-            amx_blocks32(type, &tile, signed_already ? body + b * body_bytes : made, AMX_RUN_BYTES,
-                         plane, b, n, acc[k]);
+            amx_blocks32(type, &tile, from, made, b, n, acc[k]);
         }
     }
     amx_store(work, group, (const amx_acc *)acc);
@@ -219,14 +223,10 @@ OPS_INLINE void amx_group32(const enum ops_type type, const struct ops_matmul_wo
 OPS_INLINE void amx_only32(const enum ops_type type, const struct ops_matmul_work *work,
                            uint32_t group, const int n_most)
 {
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
     const uint32_t n_blocks = work->n_cols / 32, made_ahead = AMX_MADE - 2;
     const struct ops_tile *tile = &work->tile;
     const size_t token_bytes = (size_t)tile->width * 32;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     const bool signed_already = type == OPS_Q8_0;
     uint8_t made[AMX_MADE][AMX_RUN_BYTES] __attribute__((aligned(64)));
     amx_sums sums[AMX_SLOTS] __attribute__((aligned(64)));
@@ -238,16 +238,18 @@ OPS_INLINE void amx_only32(const enum ops_type type, const struct ops_matmul_wor
         acc[t] = pf_zero();
 #define AMX_MAKE(b)                                                                                \
     do {                                                                                           \
-        const uint8_t *from = body + (b)*body_bytes;                                               \
+        const uint8_t *body = from + ops_packed_body_at(type, b);                                  \
+        if (ops_packed_begins_line(type, b))                                                       \
+            fetch_ahead(from + ops_packed_halves_at(type, b));                                     \
         OPS_UNROLL                                                                                 \
-        for (int word = 0; word < packing.words; word++)                                           \
-            fetch_ahead(from + (size_t)word * OPS_WORD_BYTES);                                     \
+        for (int word = 0; word < ops_packing(type).words; word++)                                 \
+            fetch_ahead(body + (size_t)word * OPS_WORD_BYTES);                                     \
         if (!signed_already)                                                                       \
-            amx_weights32(type, from, made[(b) % AMX_MADE]);                                       \
+            amx_weights32(type, body, made[(b) % AMX_MADE]);                                       \
     } while (0)
 #define AMX_MULTIPLY_BLOCK(b, slot)                                                                \
     amx_product((int)(slot), tile->q32 + (b)*token_bytes,                                          \
-                signed_already ? body + (b)*body_bytes : made[(b) % AMX_MADE], sums)
+                signed_already ? from + ops_packed_body_at(type, b) : made[(b) % AMX_MADE], sums)
     for (uint32_t b = 0; b < made_ahead && b < n_blocks; b++)
         AMX_MAKE(b);
     OPS_UNROLL
@@ -263,10 +265,9 @@ OPS_INLINE void amx_only32(const enum ops_type type, const struct ops_matmul_wor
                 AMX_MAKE(now + made_ahead);
             if (now + AMX_AHEAD < n_blocks)
                 AMX_MULTIPLY_BLOCK(now + AMX_AHEAD, (slot + AMX_AHEAD) % AMX_SLOTS);
-            if (now < n_blocks) {
-                fetch_ahead(plane + now * plane_bytes);
-                amx_add32(type, tile, plane + now * plane_bytes, now, sums[slot], n_most, acc);
-            }
+            if (now < n_blocks)
+                amx_add32(type, tile, from + ops_packed_halves_at(type, now), now, sums[slot],
+                          n_most, acc);
         }
     }
 #undef AMX_MAKE
@@ -401,27 +402,26 @@ OPS_INLINE void fetch_lines_ahead(const uint8_t *p, size_t n_bytes)
 OPS_INLINE void amx_only256(const enum ops_type type, const struct ops_matmul_work *work,
                             uint32_t group, const int n_most)
 {
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
+    const size_t body_bytes = ops_packing(type).words * OPS_WORD_BYTES;
     const uint32_t n_blocks = work->n_cols / 256;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     struct amx_block256 blocks[2];
     amx_acc acc __attribute__((aligned(64)));
 
     memset(acc, 0, sizeof(acc));
     for (int r = 0; r < 8; r++)
-        amx_make256(type, body, r, &blocks[0]);
+        amx_make256(type, from + ops_packed_body_at(type, 0), r, &blocks[0]);
     for (uint32_t b = 0; b < n_blocks; b++) {
-        const uint8_t *now = body + b * body_bytes;
-        const struct amx_next256 next = {b + 1 < n_blocks ? now + body_bytes : NULL,
-                                         &blocks[(b + 1) % 2]};
+        const uint8_t *now = from + ops_packed_body_at(type, b);
+        const uint8_t *halves = from + ops_packed_halves_at(type, b);
+        const struct amx_next256 next = {
+            b + 1 < n_blocks ? from + ops_packed_body_at(type, b + 1) : NULL, &blocks[(b + 1) % 2]};
         if (work->is_only_tile) {
             fetch_lines_ahead(now, body_bytes);
-            fetch_lines_ahead(plane + b * plane_bytes, plane_bytes);
+            if (ops_packed_begins_line(type, b))
+                fetch_ahead(halves);
         }
-        amx_scales256(type, now, plane + b * plane_bytes, &blocks[b % 2]);
+        amx_scales256(type, now, halves, &blocks[b % 2]);
         amx_block256_tile(type, &work->tile, b, &blocks[b % 2], n_most, &next, acc);
     }
     for (unsigned t = 0; t < work->tile.n_tokens; t++)
@@ -431,21 +431,18 @@ OPS_INLINE void amx_only256(const enum ops_type type, const struct ops_matmul_wo
 OPS_INLINE void amx_group256(const enum ops_type type, const struct ops_matmul_work *work,
                              uint32_t group)
 {
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
     const uint32_t n_blocks = work->n_cols / 256;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     amx_acc acc[OPS_TILES_MAX] __attribute__((aligned(64)));
 
     memset(acc, 0, work->n_tiles * sizeof(acc[0]));
     for (uint32_t b = 0; b < n_blocks; b++) {
         const struct amx_next256 none = {NULL, NULL};
         struct amx_block256 block;
-        amx_scales256(type, body + b * body_bytes, plane + b * plane_bytes, &block);
+        const uint8_t *body = from + ops_packed_body_at(type, b);
+        amx_scales256(type, body, from + ops_packed_halves_at(type, b), &block);
         for (int r = 0; r < 8; r++)
-            amx_make256(type, body + b * body_bytes, r, &block);
+            amx_make256(type, body, r, &block);
         for (uint32_t k = 0; k < work->n_tiles; k++) {
             const struct ops_tile tile = amx_tile(work, k);
             if (b + 1 == n_blocks)

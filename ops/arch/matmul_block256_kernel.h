@@ -85,9 +85,9 @@ OPS_INLINE part_i block256_load(const enum ops_type type, const uint8_t *body, c
     switch (type) {
     case OPS_Q2_K: /* 2 bits: run r is field r % 4 of the words 8 (r / 4) + j */
         return pi_and(pi_shr(block256_word(body, 4 + r / 4 * 8 + j), r % 4 * 2), two_bits);
-    case OPS_Q3_K: /* the same, and bit r of the word j of third bits */
-        w = pi_and(pi_shr(block256_word(body, 8 + r / 4 * 8 + j), r % 4 * 2), two_bits);
-        bits = pi_and(pi_shr(block256_word(body, j), r), one_bit);
+    case OPS_Q3_K: /* the same behind the scales, and bit r of the word j of third bits */
+        w = pi_and(pi_shr(block256_word(body, 11 + r / 4 * 8 + j), r % 4 * 2), two_bits);
+        bits = pi_and(pi_shr(block256_word(body, 3 + j), r), one_bit);
         return pi_or(w, pi_shl(bits, 2));
     case OPS_Q4_K: /* low nibbles are even runs, high nibbles odd ones */
     case OPS_Q5_K: /* the same, and bit r of the word j of fifth bits */
@@ -98,9 +98,9 @@ OPS_INLINE part_i block256_load(const enum ops_type type, const uint8_t *body, c
         bits = pi_and(pi_shr(block256_word(body, 3 + j), r), one_bit);
         return pi_or(w, pi_shl(bits, 4));
     case OPS_Q6_K: /* runs 0, 1 | 2, 3 of a half are low | high nibbles; field r % 4 of upper bits */
-        word = r / 4 * 16 + r % 2 * 8 + j;
+        word = 4 + r / 4 * 24 + 8 + r % 2 * 8 + j;
         w = pi_and(pi_shr(block256_word(body, word), r % 4 / 2 * 4), nibble);
-        bits = pi_and(pi_shr(block256_word(body, 32 + r / 4 * 8 + j), r % 4 * 2), two_bits);
+        bits = pi_and(pi_shr(block256_word(body, 4 + r / 4 * 24 + j), r % 4 * 2), two_bits);
         return pi_or(w, pi_shl(bits, 4));
     default: /* IQ4_XS: as IQ4_NL within a run */
         w = block256_word(body, 1 + 4 * r + j % 4);
@@ -155,11 +155,11 @@ OPS_INLINE void block256_unpack_q2_k(const uint8_t *body, struct block256 *block
 OPS_INLINE void block256_unpack_q3_k(const uint8_t *body, struct block256 *block)
 {
     const part_i four = pi_set1(0x0f0f0f0f), two = pi_set1(0x30303030);
-    const part_i offset = pi_set1(0x00200020), upper = block256_word(body, 26);
+    const part_i offset = pi_set1(0x00200020), upper = block256_word(body, 2);
 
     OPS_UNROLL
     for (int v = 0; v < 4; v++) {
-        const part_i lower = block256_word(body, 24 + v % 2);
+        const part_i lower = block256_word(body, v % 2);
         const part_i high = v < 2 ? pi_shl(upper, 4 - 2 * v) : pi_shr(upper, 2 * v - 4);
         const part_i scales =
             pi_or(pi_and(v < 2 ? lower : pi_shr(lower, 4), four), pi_and(high, two));
@@ -172,7 +172,7 @@ OPS_INLINE void block256_unpack_q6_k(const uint8_t *body, struct block256 *block
 {
     OPS_UNROLL
     for (int v = 0; v < 4; v++) {
-        const part_i scales = block256_word(body, 48 + v);
+        const part_i scales = block256_word(body, v);
         block->scale_pairs[2 * v] = pi_even_s8(scales);
         block->scale_pairs[2 * v + 1] = pi_odd_s8(scales);
     }
@@ -395,13 +395,9 @@ OPS_INLINE void block256_tokens(const enum ops_type type, const struct block256_
 OPS_INLINE void block256_groups(const enum ops_type type, const struct ops_matmul_work *work,
                                 uint32_t group, const int n_side)
 {
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
     const uint32_t n_blocks = work->n_cols / 256;
     const unsigned n_tokens = work->tile.n_tokens;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     float acc[OPS_SIDE][OPS_PARTS][OPS_TILE_TOKENS][OPS_PART_ROWS] __attribute__((aligned(64)));
     struct block256 shared[OPS_SIDE];
     struct block256_bytes bytes[OPS_SIDE];
@@ -409,14 +405,14 @@ OPS_INLINE void block256_groups(const enum ops_type type, const struct ops_matmu
         .work = work, .group = group, .shared = shared, .bytes = bytes, .acc = acc};
 
     memset(acc, 0, sizeof(acc));
-    for (; block.b < n_blocks; block.b++, body += body_bytes, plane += plane_bytes) {
-        if (work->is_only_tile)
-            fetch_groups_ahead(work, group, n_side, n_blocks * body_bytes + block.b * plane_bytes,
-                               plane_bytes);
-        block.body_at = block.b * body_bytes;
+    for (; block.b < n_blocks; block.b++) {
+        const size_t halves_at = ops_packed_halves_at(type, block.b);
+        if (work->is_only_tile && ops_packed_begins_line(type, block.b))
+            fetch_groups_ahead(work, group, n_side, halves_at, 2 * OPS_HALF_BYTES);
+        block.body_at = ops_packed_body_at(type, block.b);
         for (block.part = 0; block.part < OPS_PARTS; block.part++) {
-            const uint8_t *part_body = body + block.part * OPS_PART_ROWS * 4;
-            block.halves = plane + block.part * OPS_PART_ROWS * 2;
+            const uint8_t *part_body = from + block.body_at + block.part * OPS_PART_ROWS * 4;
+            block.halves = from + halves_at + block.part * OPS_PART_ROWS * 2;
             for (int s = 0; s < n_side; s++) {
                 const size_t at = (size_t)s * work->group_bytes;
                 block256_unpack(type, part_body + at, block.halves + at, &shared[s]);

@@ -101,12 +101,7 @@ OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32_ru
 {
     const struct ops_matmul_work *work = run->work;
     const struct ops_tile *tile = &work->tile;
-    const struct ops_packing packing = ops_packing(type);
-    const size_t body_bytes = packing.words * OPS_WORD_BYTES;
-    const size_t plane_bytes = packing.halves * OPS_HALF_BYTES;
     const uint8_t *group = work->groups + run->group * work->group_bytes;
-    const uint8_t *body = group + run->begin * body_bytes;
-    const uint8_t *plane = group + work->n_cols / 32 * body_bytes + run->begin * plane_bytes;
     const size_t n_turns = fetch_turns(tile->n_tokens);
     size_t turn = first * n_turns / tile->n_tokens;
     part_f acc[OPS_SIDE][OPS_TOKENS_MAX];
@@ -115,7 +110,9 @@ OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32_ru
     for (int i = 0; i < n_side * n_tokens; i++)
         acc[i / n_tokens][i % n_tokens] =
             pf_load(run->acc[i / n_tokens][run->part][first + (size_t)(i % n_tokens)]);
-    for (size_t b = run->begin; b < run->end; b++, body += body_bytes, plane += plane_bytes) {
+    for (size_t b = run->begin; b < run->end; b++) {
+        const uint8_t *body = group + ops_packed_body_at(type, b);
+        const uint8_t *numbers = group + ops_packed_halves_at(type, b);
         part_i dot[OPS_SIDE][OPS_TOKENS_MAX], low[OPS_SIDE][OPS_TOKENS_MAX];
         part_i half[OPS_SIDE][OPS_TOKENS_MAX];
         struct block32 block[OPS_SIDE];
@@ -123,8 +120,7 @@ OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32_ru
         const int8_t *a = tile->q32 + at * 32;
         if (work->is_only_tile && run->part == 0 && turn-- == 0) {
             turn = n_turns - 1;
-            fetch_groups_ahead(work, run->group, n_side, (size_t)(body - group), body_bytes);
-            fetch_groups_ahead(work, run->group, n_side, (size_t)(plane - group), plane_bytes);
+            fetch_block_ahead(type, work, run->group, n_side, b);
         }
         OPS_UNROLL
         for (int s = 0; s < n_side; s++) {
@@ -162,7 +158,7 @@ OPS_INLINE void block32_tokens(const enum ops_type type, const struct block32_ru
         OPS_UNROLL
         for (int s = 0; s < n_side; s++) {
             const uint8_t *halves =
-                plane + (size_t)s * work->group_bytes + run->part * OPS_PART_ROWS * 2;
+                numbers + (size_t)s * work->group_bytes + run->part * OPS_PART_ROWS * 2;
             const part_f d = pf_load_f16(halves);
             OPS_UNROLL
             for (int t = 0; t < n_tokens; t++) {

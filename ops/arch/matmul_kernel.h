@@ -15,10 +15,10 @@
 #define OPS_NEAR_BYTES 512
 
 /* Where one token alone asks for each line once (matmul_one_kernel.h): well within a first level, and
- * what a core gets of the memory in its latency. Blocks of 256 come in whole blocks of 2 to 3 KiB and
- * lose beyond the next one or two where memory is slow. */
-#define OPS_ONCE_BYTES    6144
-#define OPS_ONCE_BYTES256 3328
+ * what a core gets of the memory in its latency. Blocks of more than 2 KiB lose beyond the next one or two
+ * where memory is slow (docs/benchmarks.md). */
+#define OPS_ONCE_BYTES      6144
+#define OPS_ONCE_BYTES_LONG 3328
 
 OPS_INLINE void fetch_ahead(const uint8_t *line)
 {
@@ -53,6 +53,17 @@ OPS_INLINE void fetch_groups_ahead(const struct ops_matmul_work *work, uint32_t 
     for (int s = 0; s < n_side; s++, p += work->group_bytes)
         for (size_t line = 0; line < n_bytes; line += 64)
             __builtin_prefetch(p + line + far, 0, 2);
+}
+
+/* Block b of n_side groups, with the line of f16 numbers that begins before it. */
+OPS_INLINE void fetch_block_ahead(const enum ops_type type, const struct ops_matmul_work *work,
+                                  uint32_t group, const int n_side, size_t b)
+{
+    const size_t body = ops_packed_body_at(type, b);
+    const size_t from = ops_packed_begins_line(type, b) ? ops_packed_halves_at(type, b) : body;
+    const size_t end = body + ops_packing(type).words * OPS_WORD_BYTES;
+
+    fetch_groups_ahead(work, group, n_side, from, end - from);
 }
 
 /* Writes one part of a group's rows for one token: y = acc, + bias, then y + that if adding. */

@@ -5,8 +5,14 @@
  * There are two ways of asking, because processors differ in what a prefetch costs. Intel's: twice a
  * line (fetch_ahead). AMD's (`once`): here a second prefetch of a line takes as much from the misses
  * that can be on the way as the first one gave, so each line is asked for once, into the first level,
- * some KiB ahead, in the order in which the sums will want it: body after body and plane
- * entry after plane entry, past the end of a group to the bodies of the next one, not its plane. */
+ * some KiB ahead; groups are one run of memory, so that this is what the sums will want, past the end of
+ * a group, too. */
+
+/* How far ahead the one way asks. */
+OPS_INLINE size_t one_once_bytes(const enum ops_type type)
+{
+    return ops_packing(type).words > 32 ? OPS_ONCE_BYTES_LONG : OPS_ONCE_BYTES;
+}
 
 /* Plain C is not worth the compiler's time: 64 steps of 16 lanes each. */
 #ifdef PI
@@ -22,69 +28,25 @@
 #define OPS_ONE_WAYS 1
 #endif
 
-/* Where a group's blocks are, and where that which is fetched once is. */
-struct one_place {
-    size_t body_bytes, plane_bytes; /* of a block */
-    uint32_t n_blocks;              /* in a group */
-    const uint8_t *ahead_body, *ahead_plane;
-    uint32_t ahead_block; /* in its group */
-};
-
-OPS_INLINE struct one_place one_first_place(const enum ops_type type, const uint32_t block_len,
-                                            const struct ops_matmul_work *work)
+OPS_INLINE void one_fetch(const enum ops_type type, const bool once, const uint8_t *line)
 {
-    const struct ops_packing packing = ops_packing(type);
-    struct one_place place = {
-        .body_bytes = packing.words * OPS_WORD_BYTES,
-        .plane_bytes = packing.halves * OPS_HALF_BYTES,
-        .n_blocks = work->n_cols / block_len,
-    };
-    const size_t ahead_bytes = block_len == 256 ? OPS_ONCE_BYTES256 : OPS_ONCE_BYTES;
-    const uint32_t ahead = (uint32_t)((ahead_bytes + place.body_bytes / 2) / place.body_bytes);
-    const uint8_t *group = work->groups + ahead / place.n_blocks * work->group_bytes;
-
-    place.ahead_block = ahead % place.n_blocks;
-    place.ahead_body = group + place.ahead_block * place.body_bytes;
-    place.ahead_plane =
-        group + place.n_blocks * place.body_bytes + place.ahead_block * place.plane_bytes;
-    return place;
-}
-
-OPS_INLINE void one_next_place(struct one_place *place)
-{
-    place->ahead_body += place->body_bytes;
-    place->ahead_plane += place->plane_bytes;
-    if (++place->ahead_block == place->n_blocks) {
-        place->ahead_block = 0;
-        place->ahead_body += place->n_blocks * place->plane_bytes;
-        place->ahead_plane += place->n_blocks * place->body_bytes;
-    }
+    if (once)
+        __builtin_prefetch(line + one_once_bytes(type));
+    else
+        fetch_ahead(line);
 }
 
 /* The words of a block, line by line as its steps go; the last steps find none left. */
-OPS_INLINE void one_fetch_word(const enum ops_type type, const bool once,
-                               const struct one_place *place, const uint8_t *body, const int word)
+OPS_INLINE void one_fetch_word(const enum ops_type type, const bool once, const uint8_t *body,
+                               const int word)
 {
-    if (word >= ops_packing(type).words)
-        return;
-    if (once)
-        __builtin_prefetch(place->ahead_body + (size_t)word * OPS_WORD_BYTES);
-    else
-        fetch_ahead(body + (size_t)word * OPS_WORD_BYTES);
-}
-
-OPS_INLINE void one_fetch_plane(const bool once, const struct one_place *place,
-                                const uint8_t *plane)
-{
-    if (once)
-        __builtin_prefetch(place->ahead_plane);
-    else
-        fetch_ahead(plane);
+    if (word < ops_packing(type).words)
+        one_fetch(type, once, body + (size_t)word * OPS_WORD_BYTES);
 }
 
 /* The integer of a block of 32: the same as block32_tokens makes. */
 OPS_INLINE part_i one_sum32(const enum ops_type type, const bool once, const struct block32 *block,
-                            bool fetch, const struct one_place *place)
+                            bool fetch)
 {
     const int8_t *a = block->tile->q32 + block->at * 32;
     part_i dot = block32_first(type, block, 0), low = pi_zero(), first_half = pi_zero();
@@ -94,7 +56,7 @@ OPS_INLINE part_i one_sum32(const enum ops_type type, const bool once, const str
         const struct block32_weights step = block32_step(type, block, j);
         const part_i aj = pi_bcast(a + 4 * j);
         if (fetch)
-            one_fetch_word(type, once, place, block->body, j);
+            one_fetch_word(type, once, block->body, j);
         dot = dot_step(dot, step.w, aj);
         if (block32_is_split(type))
             low = dot_step(low, step.low, aj);
@@ -109,36 +71,34 @@ OPS_INLINE part_i one_sum32(const enum ops_type type, const bool once, const str
 }
 
 OPS_INLINE void one_group32(const enum ops_type type, const bool once,
-                            const struct ops_matmul_work *work, uint32_t group,
-                            struct one_place *place)
+                            const struct ops_matmul_work *work, uint32_t group)
 {
-    const size_t body_bytes = place->body_bytes, plane_bytes = place->plane_bytes;
-    const uint32_t n_blocks = place->n_blocks;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint32_t n_blocks = work->n_cols / 32;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     const struct ops_tile *tile = &work->tile;
     part_f acc[OPS_PARTS];
 
     OPS_UNROLL
     for (int part = 0; part < OPS_PARTS; part++)
         acc[part] = pf_zero();
-    for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
+    for (uint32_t b = 0; b < n_blocks; b++) {
         const size_t at = (size_t)b * tile->width;
         const part_f d_a = pf_bcast(tile->d32 + at);
-        one_fetch_plane(once, place, plane);
+        const uint8_t *body = from + ops_packed_body_at(type, b);
+        const uint8_t *numbers = from + ops_packed_halves_at(type, b);
+        if (ops_packed_begins_line(type, b))
+            one_fetch(type, once, numbers);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++) {
-            const uint8_t *halves = plane + (size_t)part * OPS_PART_ROWS * 2;
+            const uint8_t *halves = numbers + (size_t)part * OPS_PART_ROWS * 2;
             const struct block32 block = {
                 .body = body + (size_t)part * OPS_PART_ROWS * 4, .tile = tile, .at = at};
-            const part_i sum = one_sum32(type, once, &block, part == 0, place);
+            const part_i sum = one_sum32(type, once, &block, part == 0);
             acc[part] = pf_fma(pf_of_i(sum), pf_mul(pf_load_f16(halves), d_a), acc[part]);
             if (block32_has_minimum(type))
                 acc[part] = pf_fma(pf_load_f16(halves + OPS_HALF_BYTES), pf_bcast(tile->ds32 + at),
                                    acc[part]);
         }
-        if (once)
-            one_next_place(place);
     }
     for (int part = 0; part < OPS_PARTS; part++)
         store_part(work, group, part, 0, acc[part]);
@@ -147,7 +107,7 @@ OPS_INLINE void one_group32(const enum ops_type type, const bool once,
 /* Run r of a block of 256: its products times their scales, added to `total`. */
 OPS_INLINE part_i one_run256(const enum ops_type type, const bool once, const uint8_t *body,
                              const int r, const part_i *scale, const int8_t *a, bool fetch,
-                             const struct one_place *place, part_i total)
+                             part_i total)
 {
     const int steps = block256_dot_len(type) / 4, sub_steps = block256_sub_len(type) / 4;
     const struct block256_run run = {.body = body, .r = r};
@@ -159,7 +119,7 @@ OPS_INLINE part_i one_run256(const enum ops_type type, const bool once, const ui
         const part_i aj = pi_bcast(a + 4 * j);
         const bool begins = j % steps == 0;
         if (fetch)
-            one_fetch_word(type, once, place, body, 8 * r + j);
+            one_fetch_word(type, once, body, 8 * r + j);
         dot = dot_step(begins ? pi_zero() : dot, step.w, aj);
         if (block256_is_split(type))
             low = dot_step(begins ? pi_zero() : low, step.low, aj);
@@ -172,8 +132,7 @@ OPS_INLINE part_i one_run256(const enum ops_type type, const bool once, const ui
 /* Block b of one part: what it adds to the row's float sums. */
 OPS_INLINE part_f one_part256(const enum ops_type type, const bool once,
                               const struct ops_tile *tile, uint32_t b, const uint8_t *body,
-                              const uint8_t *halves, bool fetch, const struct one_place *place,
-                              part_f acc)
+                              const uint8_t *halves, bool fetch, part_f acc)
 {
     const size_t at = (size_t)b * tile->width, stride = (size_t)tile->width * 32;
     const int n_pairs = 128 / block256_sub_len(type), run_subs = 32 / block256_sub_len(type);
@@ -188,9 +147,9 @@ OPS_INLINE part_f one_part256(const enum ops_type type, const bool once,
     OPS_ONE_UNROLL
     for (int r = 0; r < 8; r += 2) {
         total = one_run256(type, once, body, r, block.scale + r * run_subs, a + (size_t)r * stride,
-                           fetch, place, total);
+                           fetch, total);
         total_odd = one_run256(type, once, body, r + 1, block.scale + (r + 1) * run_subs,
-                               a + (size_t)(r + 1) * stride, fetch, place, total_odd);
+                               a + (size_t)(r + 1) * stride, fetch, total_odd);
     }
     total = pi_add(total, total_odd);
     if (block256_offset_log2(type)) {
@@ -207,27 +166,25 @@ OPS_INLINE part_f one_part256(const enum ops_type type, const bool once,
 }
 
 OPS_INLINE void one_group256(const enum ops_type type, const bool once,
-                             const struct ops_matmul_work *work, uint32_t group,
-                             struct one_place *place)
+                             const struct ops_matmul_work *work, uint32_t group)
 {
-    const size_t body_bytes = place->body_bytes, plane_bytes = place->plane_bytes;
-    const uint32_t n_blocks = place->n_blocks;
-    const uint8_t *body = work->groups + group * work->group_bytes;
-    const uint8_t *plane = body + n_blocks * body_bytes;
+    const uint32_t n_blocks = work->n_cols / 256;
+    const uint8_t *from = work->groups + group * work->group_bytes;
     part_f acc[OPS_PARTS];
 
     OPS_UNROLL
     for (int part = 0; part < OPS_PARTS; part++)
         acc[part] = pf_zero();
-    for (uint32_t b = 0; b < n_blocks; b++, body += body_bytes, plane += plane_bytes) {
-        one_fetch_plane(once, place, plane);
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        const uint8_t *body = from + ops_packed_body_at(type, b);
+        const uint8_t *halves = from + ops_packed_halves_at(type, b);
+        if (ops_packed_begins_line(type, b))
+            one_fetch(type, once, halves);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++)
             acc[part] =
                 one_part256(type, once, &work->tile, b, body + (size_t)part * OPS_PART_ROWS * 4,
-                            plane + (size_t)part * OPS_PART_ROWS * 2, part == 0, place, acc[part]);
-        if (once)
-            one_next_place(place);
+                            halves + (size_t)part * OPS_PART_ROWS * 2, part == 0, acc[part]);
     }
     for (int part = 0; part < OPS_PARTS; part++)
         store_part(work, group, part, 0, acc[part]);
@@ -237,10 +194,8 @@ OPS_INLINE void one_group256(const enum ops_type type, const bool once,
     OPS_INLINE void one_token##block_len(const enum ops_type type, const bool once,                \
                                          const struct ops_matmul_work *work)                       \
     {                                                                                              \
-        struct one_place place = one_first_place(type, block_len, work);                           \
-                                                                                                   \
         for (uint32_t g = 0; g < work->n_groups; g++)                                              \
-            one_group##block_len(type, once, work, g, &place);                                     \
+            one_group##block_len(type, once, work, g);                                             \
     }
 ONE_TOKEN(32)
 ONE_TOKEN(256)
