@@ -194,6 +194,8 @@ OPS_INLINE void one_group256(const enum ops_type type, const bool once,
     OPS_INLINE void one_token##block_len(const enum ops_type type, const bool once,                \
                                          const struct ops_matmul_work *work)                       \
     {                                                                                              \
+        for (size_t at = 0; once && block_len == 32 && at < OPS_ONCE_BYTES; at += 64)              \
+            __builtin_prefetch(work->groups + at); /* a run begins: nothing is on the way yet */   \
         for (uint32_t g = 0; g < work->n_groups; g++)                                              \
             one_group##block_len(type, once, work, g);                                             \
     }
