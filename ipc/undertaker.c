@@ -16,9 +16,8 @@
 #include <unistd.h>
 
 enum {
-    PATIENCE_MS =
-        20, /* then a burial is taken to wait for its client, and another process goes on */
-    SPARE_MS = 1000, /* without work, then that one ends */
+    PATIENCE_MS = 20, /* then a burial is taken to wait for its client: another process goes on */
+    SPARE_MS = 1000,  /* without work, then that one ends */
     RETRY_MS = 100,
 };
 

@@ -8,30 +8,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-int cli_print_ids(void *arg, const struct quern_event *event)
+/* Prints the ids of an event, the first after `first`, the others after `next`; counts them in *n. */
+static int print_ids(size_t *n, const struct quern_event *event, const char *first,
+                     const char *next)
 {
-    size_t *n = arg;
     if (event->type != QUERN_EVENT_DATA || event->u.data.kind != QUERN_DATA_IDS)
         return 0;
     for (size_t at = 0; at + sizeof(uint32_t) <= event->data_size; at += sizeof(uint32_t)) {
         uint32_t id;
         memcpy(&id, event->data + at, sizeof id);
-        printf("%s%u", (*n)++ ? " " : "", id);
+        printf("%s%u", (*n)++ ? next : first, id);
     }
     return 0;
 }
 
+int cli_print_ids(void *arg, const struct quern_event *event)
+{
+    return print_ids(arg, event, "", " ");
+}
+
 static int print_json_ids(void *arg, const struct quern_event *event)
 {
-    size_t *n = arg;
-    if (event->type != QUERN_EVENT_DATA || event->u.data.kind != QUERN_DATA_IDS)
-        return 0;
-    for (size_t at = 0; at + sizeof(uint32_t) <= event->data_size; at += sizeof(uint32_t)) {
-        uint32_t id;
-        memcpy(&id, event->data + at, sizeof id);
-        printf("%s%u", (*n)++ ? ", " : "[", id);
-    }
-    return 0;
+    return print_ids(arg, event, "[", ", ");
 }
 
 int cli_tokenize(int argc, char **argv)

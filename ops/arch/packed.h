@@ -5,8 +5,8 @@
  * numbers, each of all 16 rows side by side, then its body; where a block has one such number two blocks
  * share a line, which stands before both. A body is the block's 32-bit words in the order of the file
  * (without the f16 numbers; Q3_K's and Q6_K's in that of their use, ops_packed_word), each word of all 16
- * rows side by side: the one at place w is, of row r, at 64 w + 4 r. The word of fifth bits of Q5_0 and Q5_1 is turned so that bit j of byte k belongs to input 4 j + k.
- * Floats are blocks of one element that are all number or all body. */
+ * rows side by side: the one at place w is, of row r, at 64 w + 4 r. The word of fifth bits of Q5_0 and
+ * Q5_1 is turned so that bit j of byte k belongs to input 4 j + k. Floats are blocks of one element that are all number or all body. */
 #ifndef QUERN_OPS_ARCH_PACKED_H
 #define QUERN_OPS_ARCH_PACKED_H
 
@@ -74,8 +74,7 @@ static inline size_t ops_packed_word(enum ops_type type, size_t w)
     return w;
 }
 
-/* Where the f16 numbers of block b are in a group, from which also its fetch begins where it is the first
- * of its line. */
+/* Where the f16 numbers of block b are in a group. */
 static inline size_t ops_packed_halves_at(enum ops_type type, size_t b)
 {
     const struct ops_packing packing = ops_packing(type);

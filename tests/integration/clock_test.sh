@@ -4,12 +4,7 @@
 # Answers, deadlines and the time that the service was up do not care.
 set -u
 . tests/support/service.sh
-case $BUILD in
-*san)
-    echo "a preloaded library comes before the sanitizer's"
-    exit 77
-    ;;
-esac
+skip_preload_with_sanitizer
 cat >"$work/jump.c" <<'END'
 #define _GNU_SOURCE
 #include <sys/syscall.h>

@@ -3,12 +3,7 @@
 # far it is; what is no terminal gets no bar.
 set -u
 . tests/support/service.sh
-case $BUILD in
-*san)
-    echo "a preloaded library comes before the sanitizer's"
-    exit 77
-    ;;
-esac
+skip_preload_with_sanitizer
 command -v python3 >/dev/null || {
     echo "python3 is not installed"
     exit 77

@@ -3,6 +3,7 @@
 #   service_launch OPTION...          the same without a model on the command line
 #   service_stop                      ends it with SIGTERM and checks that it exits with 0
 #   check NAME COMMAND...             runs the command; prints ok or FAIL with its output
+#   skip_preload_with_sanitizer       ends the script with 77 where a library cannot be preloaded
 #   fails NAME CODE COMMAND...        the same, and it must exit with CODE and say one line
 # Ends the script with the number of failures through `finish`.
 BUILD=${BUILD:-build}
@@ -16,6 +17,15 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
+
+skip_preload_with_sanitizer() {
+    case $BUILD in
+    *san)
+        echo "a preloaded library comes before the sanitizer's"
+        exit 77
+        ;;
+    esac
+}
 
 service_start() {
     model=$1
