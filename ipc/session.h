@@ -138,8 +138,8 @@ int ipc_session_finish(struct ipc_session *session, const struct ipc_event_recor
 int ipc_session_poll(struct ipc_session *session);
 
 /* Before sleeping on the fd: asks the client for doorbells (IPC_WANT_RECORDS always, IPC_WANT_ROOM
- * as well after a post that got -EAGAIN, before or after this call), full fence, looks again. 0: armed, sleep; 1: something is
- * there, the request for doorbells is withdrawn; -EPROTO. */
+ * as well after a post that got -EAGAIN, before or after this call), full fence, looks again. 0:
+ * armed, sleep; 1: something is there, the request for doorbells is withdrawn; -EPROTO. */
 int ipc_session_arm(struct ipc_session *session);
 void ipc_session_disarm(struct ipc_session *session); /* awake again: polled from now on */
 

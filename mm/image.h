@@ -81,9 +81,10 @@ struct mm_image_part { /* a section to write */
     uint64_t length;
 };
 
-/* Takes the lock; open once more then, since somebody may have finished before. -EEXIST: while we waited somebody else finished (open again). -EAGAIN: somebody
- * else is at it, and `wait` said to go on without (a negative return; it is called ten times a
- * second; NULL: do not wait). -EACCES, -EROFS and the like: no image can be written here. */
+/* Takes the lock; open once more then, since somebody may have finished before. -EEXIST: while we
+ * waited somebody else finished (open again). -EAGAIN: somebody else is at it, and `wait` said to go on
+ * without (a negative return; it is called ten times a second; NULL: do not wait). -EACCES, -EROFS and
+ * the like: no image can be written here. */
 int mm_image_writer_new(struct mm_image_writer **ret, const char *path, int (*wait)(void *arg),
                         void *arg, char *why, size_t why_size);
 
