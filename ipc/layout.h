@@ -3,7 +3,8 @@
  *
  * Two memory regions, both made by the service and handed over in the handshake:
  *
- *   request region  written by the client alone: its words, the submission ring, request bytes
+ *   request region  written by the client alone, which seals it first: its words, the submission ring,
+ *                   request bytes
  *   reply region    written by the service alone: its words, the event ring, reply bytes
  *
  * Every word has exactly one writer, and lives in the region of that writer. Indices are 64-bit,

@@ -36,7 +36,8 @@ struct ipc_session {
     uint64_t last_id;     /* ids rise, so none is used twice */
     uint64_t *in_flight;  /* (plan.requests_max) ids, n_in_flight of them used */
     uint32_t n_in_flight;
-    bool parked; /* a post found no room; the heads were: */
+    bool is_settled; /* the request region is mapped */
+    bool parked;     /* a post found no room; the heads were: */
     uint64_t parked_event_head, parked_reply_head;
     bool held; /* a submission waits for room for its final event */
     struct ipc_session_counters counters;
@@ -53,6 +54,32 @@ __attribute__((format(printf, 2, 3))) static int violation(struct ipc_session *s
     va_end(args);
     s->state = STATE_BROKEN;
     return -EPROTO;
+}
+
+/* Points what is in the request region at it, everything at zero as the memory is. */
+static void attach_request(struct ipc_session *s)
+{
+    volatile struct ipc_request_words *theirs = (void *)s->request.base;
+
+    s->submit.tail = &theirs->submit_tail;
+    s->submit.slots = s->request.base + s->plan.submit_offset;
+    s->events.head = &theirs->event_head;
+    s->bytes.head = &theirs->reply_head;
+    s->bell = (struct ipc_bell){.word = &theirs->client_wants};
+}
+
+/* Before anything in the request region is looked at: 1 it may be; 0: not yet, since the client has not
+ * sealed it, and could make whoever looks wait; -errno: it cannot be mapped. */
+static int settle(struct ipc_session *s)
+{
+    if (s->is_settled || !ipc_region_is_sealed(&s->request))
+        return s->is_settled;
+    int r = ipc_region_map_sealed(&s->request, s->plan.request_offset);
+    if (r < 0)
+        return r;
+    attach_request(s);
+    s->is_settled = true;
+    return 1;
 }
 
 /* ---- Life ---------------------------------------------------------------------------------------- */
@@ -104,6 +131,8 @@ int ipc_session_bury(struct ipc_session *s, const struct ipc_undertaker *underta
     /* The client is told now, whatever the undertaker waits for. */
     (void)shutdown(s->peer.fd, SHUT_RDWR);
     int r = ipc_undertaker_give(undertaker, fds, regions ? 3 : 1, tag);
+    if (r == -EAGAIN)
+        return r;
     if (r < 0) {
         (punch ? ipc_session_free : ipc_session_leave)(s);
         return r;
@@ -144,6 +173,17 @@ const struct ipc_session_counters *ipc_session_counters(const struct ipc_session
 
 /* ---- Handshake and doorbells ---------------------------------------------------------------------- */
 
+/* n_early: so many may come before the region is sealed. */
+static int receive_doorbell(struct ipc_session *s, uint64_t n_early)
+{
+    int r = settle(s);
+
+    if (s->counters.doorbells_received++ >= n_early && r == 0)
+        return violation(s, "The client rang before it sealed its request region "
+                            "(F_SEAL_FUTURE_WRITE, F_SEAL_SEAL).");
+    return r < 0 ? r : IPC_RECEIVED_DOORBELL;
+}
+
 static int receive_packet(struct ipc_session *s, const void *packet, size_t n)
 {
     switch (s->state) {
@@ -157,8 +197,7 @@ static int receive_packet(struct ipc_session *s, const void *packet, size_t n)
     case STATE_OPEN:
         if (n != 1 || *(const uint8_t *)packet != IPC_DOORBELL)
             return violation(s, "The client sent a packet of %zu bytes that is no doorbell.", n);
-        s->counters.doorbells_received++;
-        return IPC_RECEIVED_DOORBELL;
+        return receive_doorbell(s, 0);
     default:
         return violation(s, "The client spoke before it was answered.");
     }
@@ -187,8 +226,8 @@ static int receive_edge(struct ipc_session *s, uint32_t epoll_events)
 {
     if ((epoll_events & (EPOLLHUP | EPOLLERR)) != 0)
         return hung_up(s);
-    s->counters.doorbells_received++;
-    return IPC_RECEIVED_DOORBELL;
+    /* epoll makes one of its own when it is told to watch for them */
+    return receive_doorbell(s, 1);
 }
 
 int ipc_session_receive(struct ipc_session *s, uint32_t epoll_events)
@@ -222,41 +261,35 @@ int ipc_session_wanted(const struct ipc_session *s, const struct ipc_limits *lim
     return 0;
 }
 
-/* Points the rings at the two regions, everything at zero as the memory is. */
-static void attach_rings(struct ipc_session *s)
+/* Points what is in the reply region at it; the rest follows when the client has sealed its own. */
+static void attach_reply(struct ipc_session *s)
 {
     const struct ipc_welcome *plan = &s->plan;
-    volatile struct ipc_request_words *theirs = (void *)s->request.base;
     volatile struct ipc_reply_words *ours = (void *)s->reply.base;
 
     s->submit = (struct ipc_in){
-        .tail = &theirs->submit_tail,
         .head = &ours->submit_head,
-        .slots = s->request.base + plan->submit_offset,
         .entries = plan->submit_entries,
         .stride = plan->submit_stride,
     };
     s->events = (struct ipc_out){
         .tail = &ours->event_tail,
-        .head = &theirs->event_head,
         .slots = s->reply.base + plan->event_offset,
         .entries = plan->event_entries,
         .stride = plan->event_stride,
     };
     s->bytes = (struct ipc_bytes_out){
-        .head = &theirs->reply_head,
         .base = s->reply.base + plan->reply_offset,
         .size = plan->reply_bytes,
     };
     s->want = (struct ipc_want){.word = &ours->service_wants};
-    s->bell = (struct ipc_bell){.word = &theirs->client_wants};
 }
 
 int ipc_session_open(struct ipc_session *s, const struct ipc_limits *limits, uint64_t session_id)
 {
     uint16_t version = ipc_hello_version(&s->hello);
     struct ipc_sizes sizes;
-    int fds[2], r;
+    int fds[2] = {-1, -1}, r;
 
     if (s->state != STATE_HELLO)
         return -EINVAL;
@@ -274,31 +307,36 @@ int ipc_session_open(struct ipc_session *s, const struct ipc_limits *limits, uin
     s->in_flight = calloc(s->plan.requests_max, sizeof(*s->in_flight));
     if (s->in_flight == NULL)
         return -ENOMEM;
-    r = ipc_region_make(&s->request, "quern-request", s->plan.request_size, s->plan.request_offset);
+    r = ipc_region_make(&s->request, "quern-request", s->plan.request_size, s->plan.request_offset,
+                        IPC_CLIENT_WRITES);
     if (r == 0)
-        r = ipc_region_make(&s->reply, "quern-reply", s->plan.reply_size, s->plan.reply_offset);
+        r = ipc_region_make(&s->reply, "quern-reply", s->plan.reply_size, s->plan.reply_offset,
+                            IPC_SERVICE_WRITES);
+    if (r == 0)
+        r = fds[0] = ipc_region_open_for_client(&s->request, IPC_CLIENT_WRITES);
+    if (r >= 0)
+        r = fds[1] = ipc_region_open_for_client(&s->reply, IPC_SERVICE_WRITES);
     if (r < 0)
-        goto fail;
-    fds[0] = s->request.fd;
-    fds[1] = ipc_region_open_read_only(&s->reply);
-    if (fds[1] < 0) {
-        r = fds[1];
-        goto fail;
-    }
-    attach_rings(s);
+        goto close_fds;
+    r = 0;
+    attach_reply(s);
     /* An open session is asleep until its first doorbell: nobody needs to poll it before. */
     ipc_want_arm(&s->want, IPC_WANT_RECORDS);
     if (has_shut_bell(s)) /* nothing follows the hello */
         r = ipc_bell_shut(s->peer.fd, SHUT_RD);
     if (r == 0)
         r = ipc_send(s->peer.fd, &s->plan, sizeof(s->plan), fds, 2);
-    close(fds[1]);
     if (r < 0)
-        goto fail;
+        goto close_fds;
+    close(fds[0]);
+    close(fds[1]);
     s->state = STATE_OPEN;
     return 0;
 
-fail: /* what was made is freed with the session */
+close_fds: /* what else was made is freed with the session */
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     snprintf(s->why, sizeof(s->why), "Cannot set up the client's memory: %s.", strerror(-r));
     s->state = STATE_BROKEN;
     return r;
@@ -320,11 +358,13 @@ void ipc_session_refuse(struct ipc_session *s, enum ipc_code code, const char *s
 static int room_beside(struct ipc_session *s, uint32_t n_finals, uint64_t n_events,
                        uint64_t n_bytes)
 {
-    int r = ipc_out_has_room(&s->events, n_finals + n_events);
+    int r = settle(s);
 
     if (r > 0)
+        r = ipc_out_has_room(&s->events, n_finals + n_events);
+    if (r > 0)
         r = ipc_bytes_out_has_room(&s->bytes, (uint64_t)n_finals * IPC_SENTENCE_MAX + n_bytes);
-    if (r < 0)
+    if (r == -EPROTO)
         return violation(s, "The client says it has read events that were never written.");
     return r;
 }
@@ -511,9 +551,11 @@ int ipc_session_take(struct ipc_session *s, struct ipc_request *ret, uint8_t *bu
 {
     if (s->state != STATE_OPEN)
         return -EPROTO;
+    int r = settle(s);
+    if (r <= 0)
+        return r;
     for (int i = 0; i < ANSWERS_PER_CALL; i++) {
-        int r = take_one(s, ret, buffer, capacity);
-
+        r = take_one(s, ret, buffer, capacity);
         if (r != 2)
             return r;
     }
@@ -525,9 +567,11 @@ int ipc_session_take(struct ipc_session *s, struct ipc_request *ret, uint8_t *bu
 /* What there is to do, without forgetting that something is parked. */
 static int look(struct ipc_session *s)
 {
-    int result = 0;
-    int64_t waiting = ipc_in_waiting(&s->submit);
+    int result = 0, settled = settle(s);
 
+    if (settled <= 0)
+        return settled; /* 0: the client rings when it has sealed its region */
+    int64_t waiting = ipc_in_waiting(&s->submit);
     if (waiting < 0)
         return violation(s, "The client's submission index is impossible.");
     if (waiting > 0) {
@@ -589,7 +633,7 @@ int ipc_session_ring(struct ipc_session *s)
 
     if (s->state != STATE_OPEN)
         return -ECONNRESET;
-    if (!ipc_bell_due(&s->bell))
+    if (!s->is_settled || !ipc_bell_due(&s->bell))
         return 0;
     int r = 0;
     if (has_shut_bell(s))

@@ -48,8 +48,9 @@ void ipc_session_free(struct ipc_session *session);
 void ipc_session_leave(struct ipc_session *session);
 /* Either of the two where it may take as long as the client likes: the client is hung up on at once,
  * and the undertaker does the rest. The socket must have left epoll. 0: tag comes back from
- * ipc_undertaker_buried when all is done, with punch the memory, too; -errno: there is no undertaker,
- * and all was done here. The session is gone in any case. */
+ * ipc_undertaker_buried when all is done, with punch the memory, too. -EAGAIN: the undertaker has its
+ * hands full; the session stays, for this call alone, after the next ipc_undertaker_buried. Any other
+ * -errno: there is no undertaker, all was done here, and the session is gone as with 0. */
 int ipc_session_bury(struct ipc_session *session, const struct ipc_undertaker *undertaker,
                      bool punch, uint64_t tag);
 
@@ -132,7 +133,8 @@ int ipc_session_finish(struct ipc_session *session, const struct ipc_event_recor
 
 /* ---- Sleep and wake ----------------------------------------------------------------------------------- */
 
-/* Looks at the client's indices without a system call: a set of IPC_WANT_RECORDS (a submission
+/* Looks at the client's indices, without a system call once the client has sealed its region (before
+ * that nothing is seen): a set of IPC_WANT_RECORDS (a submission
  * waits) and IPC_WANT_ROOM (it has read since the last -EAGAIN of post, or a submission held back
  * for want of room can be taken now). -EPROTO. */
 int ipc_session_poll(struct ipc_session *session);

@@ -18,41 +18,100 @@
 enum {
     PATIENCE_MS = 20, /* then a burial is taken to wait for its client: another process goes on */
     SPARE_MS = 1000,  /* without work, then that one ends */
-    RETRY_MS = 100,
+    KEPT_MS = 20,     /* between two looks at what clients keep */
+    KEPT_MAX = 256, /* such regions that one process watches: others take no descriptors from it */
 };
 
 /* ---- The undertaker's side ----------------------------------------------------------------------- */
 
-/* One burial. May wait for ever, after the region that cannot be made to wait. */
-static void bury(int bodies_fd)
+/* Regions that were sealed, and that their clients still hold. */
+struct kept {
+    unsigned n;
+    struct {
+        int fd;
+        uint64_t tag;
+    } all[KEPT_MAX];
+};
+
+static void say_buried(int bodies_fd, uint64_t tag)
 {
-    int fds[IPC_FDS_MAX];
+    (void)!send(bodies_fd, &tag, sizeof(tag), MSG_NOSIGNAL); /* waits for room: none is lost */
+}
+
+/* Whatever has come back by now. */
+static void look_after(struct kept *kept, int bodies_fd)
+{
+    for (unsigned i = kept->n; i-- > 0;) {
+        if (!ipc_region_is_ours_alone(kept->all[i].fd))
+            continue;
+        close(kept->all[i].fd);
+        say_buried(bodies_fd, kept->all[i].tag);
+        kept->all[i] = kept->all[--kept->n];
+    }
+}
+
+/* One burial. May wait for ever, after the region that cannot be made to wait. */
+static void bury(int bodies_fd, struct kept *kept)
+{
+    int fds[IPC_FDS_MAX], kept_fd = -1;
     unsigned n_fds = 0;
     uint64_t tag;
 
     ssize_t n = ipc_receive(bodies_fd, &tag, sizeof(tag), fds, IPC_FDS_MAX, &n_fds, 0);
     for (unsigned i = n_fds; i-- > 1;) { /* the last is the reply region: no client can write it */
+        struct ipc_region region = {fds[i], NULL, 0};
         struct stat st;
 
-        if (fstat(fds[i], &st) == 0)
-            ipc_region_punch(&(struct ipc_region){fds[i], NULL, (size_t)st.st_size});
+        if (ipc_region_is_sealed(&region)) {
+            kept_fd = fds[i];
+        } else if (fstat(fds[i], &st) == 0) {
+            region.size = (size_t)st.st_size;
+            ipc_region_punch(&region);
+        }
     }
     for (unsigned i = n_fds; i-- > 0;)
-        close(fds[i]);
-    if (n == sizeof(tag))
-        (void)!send(bodies_fd, &tag, sizeof(tag), MSG_NOSIGNAL); /* waits for room: none is lost */
+        if (fds[i] != kept_fd)
+            close(fds[i]);
+    if (n != sizeof(tag))
+        return;
+    if (kept_fd < 0) {
+        say_buried(bodies_fd, tag);
+        return;
+    }
+    kept->all[kept->n].fd = kept_fd;
+    kept->all[kept->n++].tag = tag;
+    look_after(kept, bodies_fd);
 }
 
-/* Buries one after the other, until the service is gone; a spare one as long as there is work. Whoever
- * takes a byte may take a body: of the first n bodies, all descriptors of the service's own are closed
- * when n bytes have come. */
+/* Waits for a byte; whoever takes one may take a body: of the first n bodies, all descriptors of the
+ * service's own are closed when n bytes have come. False: nothing is left to do, or the service is
+ * gone. */
+static bool take_go(int bodies_fd, int go_fd, bool spare, struct kept *kept)
+{
+    for (;;) {
+        struct pollfd go = {.fd = go_fd, .events = kept->n < KEPT_MAX ? POLLIN : 0};
+        char byte;
+
+        int r = poll(&go, 1, kept->n > 0 ? KEPT_MS : spare ? SPARE_MS : -1);
+        if (r == 0 && kept->n == 0)
+            return false;
+        if (r > 0) {
+            ssize_t n = recv(go_fd, &byte, 1, go.revents & POLLIN ? MSG_DONTWAIT : 0);
+
+            if (n >= 0)
+                return n == 1;
+        }
+        look_after(kept, bodies_fd);
+    }
+}
+
+/* Buries one after the other, until the service is gone; a spare one as long as there is work. */
 static _Noreturn void work(int bodies_fd, int go_fd, bool spare)
 {
-    struct pollfd go = {.fd = go_fd, .events = POLLIN};
-    char byte;
+    static struct kept kept;
 
-    while ((!spare || poll(&go, 1, SPARE_MS) > 0) && recv(go_fd, &byte, 1, 0) == 1)
-        bury(bodies_fd);
+    while (take_go(bodies_fd, go_fd, spare, &kept))
+        bury(bodies_fd, &kept);
     _exit(0);
 }
 
@@ -88,6 +147,7 @@ static _Noreturn void undertake(int bodies_fd, int go_fd)
     signal(SIGTERM, SIG_IGN); /* the service goes first, and still needs us then */
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
+    signal(SIGIO, SIG_IGN); /* somebody opened a file that had a lease */
     start_worker(bodies_fd, go_fd, false);
     for (;;) {
         int before = 0, after = 0;
@@ -146,19 +206,12 @@ void ipc_undertaker_stop(struct ipc_undertaker *u)
 
 int ipc_undertaker_give(const struct ipc_undertaker *u, const int *fds, unsigned n, uint64_t tag)
 {
-    struct pollfd room = {.fd = u->bodies_fd, .events = POLLOUT};
-    int r;
-
-    if (u->bodies_fd < 0)
-        return -ECONNRESET;
-    /* A full socket empties as fast as processes are made: no client can delay that. */
-    while ((r = ipc_send(u->bodies_fd, &tag, sizeof(tag), fds, n)) == -EAGAIN)
-        (void)poll(&room, 1, RETRY_MS);
-    return r;
+    return u->bodies_fd < 0 ? -ECONNRESET : ipc_send(u->bodies_fd, &tag, sizeof(tag), fds, n);
 }
 
 int ipc_undertaker_go(const struct ipc_undertaker *u)
 {
+    /* Has room: a byte is never there without its body, and its socket is as large as theirs. */
     while (send(u->go_fd, "g", 1, MSG_NOSIGNAL) < 0)
         if (errno != EINTR)
             return -errno;

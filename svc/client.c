@@ -58,23 +58,35 @@ void client_rest(struct client *client)
         leave_busy(client);
 }
 
+static void move_to(struct client *c, struct client **from, struct client **to)
+{
+    *(c->prev ? &c->prev->next : from) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    c->prev = NULL;
+    c->next = *to;
+    if (c->next)
+        c->next->prev = c;
+    *to = c;
+}
+
 int client_bury(struct client *client, const struct ipc_undertaker *undertaker)
 {
     struct client *c = client;
+    struct client_list *list = c->list;
     if (c->is_busy)
         leave_busy(c);
-    *(c->prev ? &c->prev->next : &c->list->all) = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-    c->list->n--;
-    c->prev = NULL;
-    c->next = c->list->buried;
-    if (c->next)
-        c->next->prev = c;
-    c->list->buried = c;
-    struct ipc_session *session = c->session;
+    if (!c->is_leaving) {
+        move_to(c, &list->all, &list->leaving);
+        list->n--;
+    }
+    c->is_leaving = true;
+    int r = ipc_session_bury(c->session, undertaker, !c->leave, (uint64_t)(uintptr_t)c);
+    if (r == -EAGAIN)
+        return r;
     c->session = NULL;
-    return ipc_session_bury(session, undertaker, !c->leave, (uint64_t)(uintptr_t)c);
+    move_to(c, &list->leaving, &list->buried);
+    return r;
 }
 
 void client_free(struct client *client)

@@ -15,13 +15,14 @@ struct client;
 struct client_list {
     struct client *all;
     struct client *busy;
-    struct client *buried; /* no session any more, but perhaps memory */
-    uint32_t n;            /* in all */
+    struct client *leaving; /* closed, and the undertaker had no hand free yet */
+    struct client *buried;  /* no session any more, but perhaps memory */
+    uint32_t n;             /* in all */
 };
 
 struct client {
     struct client_list *list;
-    struct client *next, *prev;           /* list->all, or list->buried */
+    struct client *next, *prev;           /* list->all, leaving or buried */
     struct client *next_busy, *prev_busy; /* list->busy, while is_busy */
     struct ipc_session *session;
     uint64_t number; /* as the journal names it */
@@ -29,6 +30,7 @@ struct client {
     struct request *requests; /* in flight */
     uint32_t n_requests;
     uint32_t empty_polls; /* in a row */
+    bool is_leaving;      /* in list->leaving */
     bool leave;           /* what was posted may be read after the end (ipc_session_leave) */
     struct policy_refusal refusal; /* for its hello, where it was not counted */
     bool counted;                  /* policy_connect was done */
@@ -44,9 +46,10 @@ struct client {
 /* Puts a new one in the list. Takes over peer's descriptors, also on failure. -ENOMEM. */
 int client_new(struct client **ret, struct client_list *list, const struct ipc_peer *peer,
                uint64_t number, struct account *account);
-/* It has no requests any more, and has left epoll: leaves the list, and its session goes to the
+/* It has no requests any more, and has left epoll: out of list->all, and its session goes to the
  * undertaker. What is left counts its memory until that is given back: until the undertaker says the
- * client's address; where there is none (-errno) all was done at once. Then it is freed. */
+ * client's address. -EAGAIN: the undertaker has its hands full; it is in list->leaving, and this is to
+ * be called again. Any other -errno: there is none, and all was done at once. Then it is freed. */
 int client_bury(struct client *client, const struct ipc_undertaker *undertaker);
 void client_free(struct client *client); /* was buried */
 

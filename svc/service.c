@@ -13,6 +13,7 @@
 #include "svc/watcher.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,16 +25,18 @@
 
 enum {
     EVENTS_MAX = 64,
-    WHY_SIZE = 1600,        /* of a load: numbers of each model */
-    EMPTY_POLLS_MAX = 64,   /* then a quiet ring is armed and no longer polled */
-    TAKES_MAX = 64,         /* requests of a client in one look: it may send faster than we take */
-    ACCEPTS_MAX = 64,       /* connections in one look, likewise */
-    REFUSED_MAX = 64,       /* connections beyond the limit that wait for their refusal */
-    PUBLISH_US = 250000,    /* between two snapshots for the metrics page */
-    LOAD_LOOK_US = 20000,   /* between two looks at the clients while the model is loaded */
-    MODEL_DRAIN_S = 30,     /* before another model is loaded, where drain-s says nothing */
-    LOOKS_BEFORE_WATCH = 8, /* inside a step: it is a long one */
-    STEPS_BEFORE_WATCH = 2, /* a request of one step does not wake the watcher */
+    WHY_SIZE = 1600,         /* of a load: numbers of each model */
+    EMPTY_POLLS_MAX = 64,    /* then a quiet ring is armed and no longer polled */
+    TAKES_MAX = 64,          /* requests of a client in one look: it may send faster than we take */
+    ACCEPTS_MAX = 64,        /* connections in one look, likewise */
+    REFUSED_MAX = 64,        /* connections beyond the limit that wait for their refusal */
+    PUBLISH_US = 250000,     /* between two snapshots for the metrics page */
+    LOAD_LOOK_US = 20000,    /* between two looks at the clients while the model is loaded */
+    MODEL_DRAIN_S = 30,      /* before another model is loaded, where drain-s says nothing */
+    UNDERTAKER_WAIT_MS = 10, /* until a full one is tried again */
+    UNDERTAKER_WAITS_MAX = 500, /* at the end: then the rest goes without it */
+    LOOKS_BEFORE_WATCH = 8,     /* inside a step: it is a long one */
+    STEPS_BEFORE_WATCH = 2,     /* a request of one step does not wake the watcher */
     EXIT_OK = 0,
     EXIT_USAGE = 64,
     EXIT_BAD_DATA = 65,
@@ -98,6 +101,19 @@ static void forget(struct service *s, struct client *c)
     client_free(c);
 }
 
+/* Those for whom the undertaker had no hand free. 0: it has none again, or nobody waits any more. */
+static int bury_leaving(struct service *s)
+{
+    int r = 0;
+    while (s->clients.leaving && r != -EAGAIN) {
+        struct client *c = s->clients.leaving;
+        r = client_bury(c, &s->undertaker);
+        if (r < 0 && r != -EAGAIN)
+            forget(s, c);
+    }
+    return r == -EAGAIN ? 0 : r;
+}
+
 static void forget_buried(struct service *s)
 {
     uint64_t tag;
@@ -105,12 +121,15 @@ static void forget_buried(struct service *s)
     while ((r = ipc_undertaker_buried(&s->undertaker, &tag)) > 0)
         forget(s, (struct client *)(uintptr_t)tag);
     if (r == 0)
+        r = bury_leaving(s);
+    if (r == 0)
         return;
     journal_log(JOURNAL_ERROR, NULL,
                 "The process that takes leave of clients is gone; from now on a client can delay "
                 "others when it goes. Restart quernd.");
     epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, s->undertaker.bodies_fd, NULL);
     ipc_undertaker_stop(&s->undertaker);
+    (void)bury_leaving(s);
     while (s->clients.buried)
         forget(s, s->clients.buried);
 }
@@ -134,13 +153,15 @@ static void close_client(struct service *s, struct client *c)
     epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
     if (peer->pidfd >= 0)
         epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL);
-    if (client_bury(c, &s->undertaker) < 0)
+    int r = client_bury(c, &s->undertaker);
+    if (r < 0 && r != -EAGAIN)
         forget(s, c);
 }
 
 /* Closes whoever broke since the last call. */
 static void reap(struct service *s)
 {
+    (void)bury_leaving(s);
     for (struct client *c = s->clients.busy, *next; c; c = next) {
         next = c->next_busy;
         if (c->broken)
@@ -517,6 +538,8 @@ static int sleep_ms(const struct service *s, int longest)
 {
     const uint64_t now = engine_now_us();
     uint64_t deadline = earlier(engines_next_deadline(&s->engines), s->drain_until_us);
+    if (s->clients.leaving)
+        deadline = earlier(deadline, now + UNDERTAKER_WAIT_MS * 1000);
     if (s->idle_since_us)
         deadline =
             earlier(deadline, s->idle_since_us + (uint64_t)s->options->exit_on_idle_s * 1000000);
@@ -732,6 +755,11 @@ static void wind_down(struct service *s)
         s->clients.all->leave = true;
         close_client(s, s->clients.all);
     }
+    for (int i = 0; s->clients.leaving && i < UNDERTAKER_WAITS_MAX; i++) {
+        struct pollfd buried = {.fd = s->undertaker.bodies_fd, .events = POLLIN};
+        (void)poll(&buried, 1, UNDERTAKER_WAIT_MS);
+        forget_buried(s);
+    }
 }
 
 /* ---- start and end ------------------------------------------------------------------------- */
@@ -841,9 +869,10 @@ int service_run(struct options *options, int argc, char **argv)
 close:
     metrics_free(s.metrics);
     close_descriptors(&s);
+    ipc_undertaker_stop(&s.undertaker);
+    (void)bury_leaving(&s);
     while (s.clients.buried)
         client_free(s.clients.buried);
-    ipc_undertaker_stop(&s.undertaker);
     policy_done(&s.policy);
     free(s.input);
     return s.code;

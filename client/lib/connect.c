@@ -132,10 +132,12 @@ static void attach_rings(quern *q)
 static int map_regions(quern *q, const int fds[2])
 {
     char why[IPC_SENTENCE_MAX];
-    int r = ipc_region_map(&q->request, fds[0], q->layout.request_size, 1, why, sizeof(why));
+    int r = ipc_region_map(&q->request, fds[0], q->layout.request_size, IPC_CLIENT_WRITES, why,
+                           sizeof(why));
 
     if (r == 0)
-        r = ipc_region_map(&q->reply, fds[1], q->layout.reply_size, 0, why, sizeof(why));
+        r = ipc_region_map(&q->reply, fds[1], q->layout.reply_size, IPC_SERVICE_WRITES, why,
+                           sizeof(why));
     close(fds[0]);
     close(fds[1]);
     q->request.fd = q->reply.fd = -1;

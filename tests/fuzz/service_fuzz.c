@@ -49,8 +49,10 @@ static int start(struct run *run)
 
     ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 0, 1, &run->w);
     require(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
-    require(ipc_region_make(&run->request, "quern-request", run->w.request_size, IPC_PAGE) == 0);
-    require(ipc_region_make(&run->reply, "quern-reply", run->w.reply_size, IPC_PAGE) == 0);
+    require(ipc_region_make(&run->request, "quern-request", run->w.request_size, IPC_PAGE,
+                            IPC_CLIENT_WRITES) == 0);
+    require(ipc_region_make(&run->reply, "quern-reply", run->w.reply_size, IPC_PAGE,
+                            IPC_SERVICE_WRITES) == 0);
     run->fd = pair[0];
     w = run->w;
     unsigned first = (unsigned)take_bytes(run, 1);

@@ -33,6 +33,7 @@
 #include <cmocka.h>
 
 #define HANG_UP_MS 20000
+#define PUNCH      (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 static char folder[64], path[96];
 static struct echo_service *echo;
@@ -476,7 +477,6 @@ static void test_socket_shut(void **state)
 static void test_regions(void **state)
 {
     struct raw_client c;
-    struct stat st;
     char name[64];
 
     (void)state;
@@ -503,23 +503,94 @@ static void test_regions(void **state)
         waitpid(child, &status, 0);
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     }
-    /* A client that keeps its maps keeps none of our memory. */
+    /* Nobody can make a hole in what the service reads, or write to it but through the first map. */
+    assert_int_equal(fallocate(c.fds[0], PUNCH, 0, IPC_PAGE), -1);
+    assert_int_equal(madvise((void *)(uintptr_t)c.request, IPC_PAGE, MADV_REMOVE), -1);
+    assert_int_equal(write(c.fds[0], "x", 1), -1);
+    assert_ptr_equal(mmap(NULL, 4096, PROT_WRITE, MAP_SHARED, c.fds[0], 0), MAP_FAILED);
+    raw_close(&c);
+    end(0);
+}
+
+/* A moment later: the undertaker does it. */
+static void assert_emptied(int fd)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(fd, &st), 0);
+    for (int k = 0; k < HANG_UP_MS / 10 && st.st_blocks != 0; k++) {
+        usleep(10000);
+        assert_int_equal(fstat(fd, &st), 0);
+    }
+    assert_int_equal(st.st_blocks, 0);
+}
+
+static void await_burials(unsigned long n)
+{
+    for (unsigned k = 0; k < HANG_UP_MS / 10 && echo_n_buried(echo) < n; k++)
+        usleep(10000);
+    assert_int_equal(echo_n_buried(echo), n);
+}
+
+/* What the service writes is taken from a client that keeps its maps; what it sealed counts as its
+ * own until it has let it go, down to the last map that nobody ever touched. */
+static void test_kept_regions(void **state)
+{
+    struct raw_client c;
+
+    (void)state;
+    assert_int_equal(raw_connect(&c, path, features), 0);
     memset((void *)(uintptr_t)(c.request + c.w.request_offset), 1, c.w.request_bytes);
-    assert_int_equal(fstat(c.fds[0], &st), 0);
-    assert_true(st.st_blocks * 512 >= (long)c.w.request_bytes);
+    void *look = mmap(NULL, IPC_PAGE, PROT_READ, MAP_SHARED, c.fds[0], 0);
+    assert_ptr_not_equal(look, MAP_FAILED);
     c.ours->submit_tail = 99;
     raw_publish(&c, 99);
     assert_int_equal(raw_wait_hang_up(&c, HANG_UP_MS), 1);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(fstat(c.fds[i], &st), 0);
-        for (int k = 0; k < HANG_UP_MS / 10 && st.st_blocks != 0; k++) { /* a moment later */
-            usleep(10000);
-            assert_int_equal(fstat(c.fds[i], &st), 0);
-        }
-        assert_int_equal(st.st_blocks, 0);
-    }
-    assert_int_equal(c.ours->submit_tail, 0);
+    assert_emptied(c.fds[1]);
+    assert_honest_is_served(); /* and buried, meanwhile */
+    await_burials(1);
     raw_close(&c);
+    usleep(200000);
+    assert_int_equal(echo_n_buried(echo), 1);
+    munmap(look, IPC_PAGE);
+    await_burials(2);
+    end(1);
+}
+
+/* What was never sealed is never looked at, and whoever rings for it breaks the rule. */
+static void test_unsealed_region(void **state)
+{
+    struct ipc_request_record r = raw_record(1, 3);
+    struct ipc_event_record event;
+    struct raw_client c;
+
+    (void)state;
+    assert_int_equal(raw_connect_unsealed(&c, path, features), 0);
+    assert_int_equal(fallocate(c.fds[0], PUNCH, 0, (off_t)c.w.request_size), 0);
+    raw_write_record(&c, 0, &r);
+    raw_publish(&c, 1);
+    raw_publish(&c, 1);
+    for (int i = 0; !raw_wait_hang_up(&c, 10) && i < HANG_UP_MS / 10; i++)
+        raw_publish(&c, 1); /* an edge may come together with the one before */
+    assert_int_equal(raw_wait_hang_up(&c, HANG_UP_MS), 1);
+    assert_int_equal(raw_wait_event(&c, 0, &event, 0), 0);
+    raw_close(&c);
+    /* It can be taken back from a client that keeps its maps. */
+    assert_int_equal(raw_connect_unsealed(&c, path, features), 0);
+    memset((void *)(uintptr_t)c.request, 1, c.w.request_size);
+    shutdown(c.fd, SHUT_RDWR);
+    assert_emptied(c.fds[0]);
+    assert_emptied(c.fds[1]);
+    raw_close(&c);
+    /* Holes that were made before are filled when it is sealed. */
+    assert_int_equal(raw_connect_unsealed(&c, path, features), 0);
+    assert_int_equal(fallocate(c.fds[0], PUNCH, 0, (off_t)c.w.request_size), 0);
+    assert_int_equal(raw_seal(&c), 0);
+    raw_write_record(&c, 0, &r);
+    raw_publish(&c, 1);
+    assert_int_equal(raw_wait_event(&c, 0, &event, HANG_UP_MS), 1);
+    raw_close(&c);
+    assert_honest_is_served();
     end(1);
 }
 
@@ -595,6 +666,7 @@ enum trap {
     TRAP_SENT,        /* where it takes them: instead of a hello */
     TRAP_AFTER_HELLO, /* behind a hello, and hung up: it is never read */
     TRAP_WRITE,       /* write(2) to the request region, whose file is locked meanwhile */
+    TRAP_WRITE_UNSEALED,
 };
 
 /* Sends it, right behind a hello or without. False: not taken. */
@@ -627,15 +699,19 @@ static _Noreturn void set_trap(enum trap trap, volatile char *fate)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0); /* to be killed with the holder, since its own end waits for the lock as well */
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, event_fd, &level);
-    if (trap == TRAP_WRITE && raw_connect(&c, path, features) < 0)
+    bool write_trap = trap == TRAP_WRITE || trap == TRAP_WRITE_UNSEALED;
+    if (write_trap &&
+        (trap == TRAP_WRITE ? raw_connect : raw_connect_unsealed)(&c, path, features) < 0)
         _exit(4);
-    if (!trap_hold_lock(trap == TRAP_WRITE ? c.fds[0] : epoll_fd, trap != TRAP_WRITE, event_fd)) {
+    if (!trap_hold_lock(write_trap ? c.fds[0] : epoll_fd, !write_trap, event_fd)) {
         *fate = 'n';
         _exit(0);
     }
-    if (trap == TRAP_WRITE) {
+    if (write_trap) {
         c.ours->submit_tail = 99; /* to be hung up on */
-        raw_publish(&c, 99);
+        do
+            raw_publish(&c, 99);
+        while (!raw_wait_hang_up(&c, 10));
         *fate = 's';
     } else {
         bool sent = false;
@@ -725,6 +801,12 @@ static void test_write_trap(void **state)
     spring(TRAP_WRITE, 's', 1);
 }
 
+static void test_unsealed_write_trap(void **state)
+{
+    (void)state;
+    spring(TRAP_WRITE_UNSEALED, 's', 1);
+}
+
 static int n_ring_maps(void)
 {
     FILE *maps = fopen("/proc/self/maps", "r");
@@ -810,6 +892,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_descriptor_trap, start_taking, stop),
         cmocka_unit_test_setup_teardown(test_unread_descriptor_trap, start_taking, stop),
         cmocka_unit_test_setup_teardown(test_write_trap, start_edges, stop),
+        cmocka_unit_test_setup_teardown(test_unsealed_write_trap, start_edges, stop),
+        cmocka_unit_test_setup_teardown(test_kept_regions, start, stop),
+        cmocka_unit_test_setup_teardown(test_unsealed_region, start, stop),
+        cmocka_unit_test_setup_teardown(test_unsealed_region, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_regions, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_crowd, start, stop),
     };

@@ -97,7 +97,7 @@ static void test_descriptor_lies(void **state)
     assert_int_equal(adopt_with(NULL, -1, file, 2), -EPROTO);
     assert_int_equal(adopt_with(NULL, open_memfd, -1, 2), -EPROTO); /* no seals: could shrink */
     struct ipc_region small;
-    assert_int_equal(ipc_region_make(&small, "small", IPC_PAGE, IPC_PAGE), 0);
+    assert_int_equal(ipc_region_make(&small, "small", IPC_PAGE, IPC_PAGE, IPC_SERVICE_WRITES), 0);
     assert_int_equal(adopt_with(NULL, -1, small.fd, 2), -EPROTO);
     ipc_region_done(&small);
     raw_service_done(&s);

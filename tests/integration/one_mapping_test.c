@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -32,7 +33,7 @@ static void *run_echo(void *arg)
 
 /* The other map of this region: the one that the service made. A locked beginning makes two lines of
  * one map, so the offset is looked at. */
-static uint8_t *other_map(const char *name, const struct ipc_region *region)
+static uint8_t *find_other_map(const char *name, const struct ipc_region *region)
 {
     FILE *maps = fopen("/proc/self/maps", "r");
     char line[512];
@@ -47,6 +48,18 @@ static uint8_t *other_map(const char *name, const struct ipc_region *region)
             found = (uint8_t *)begin;
     }
     fclose(maps);
+    return found;
+}
+
+/* The request region is mapped when the service has seen that it is sealed. */
+static uint8_t *other_map(const char *name, const struct ipc_region *region)
+{
+    uint8_t *found = NULL;
+
+    for (int i = 0; !found && i < 1000; i++) {
+        found = find_other_map(name, region);
+        usleep(10000);
+    }
     assert_non_null(found);
     return found;
 }
@@ -116,6 +129,12 @@ static void both_sides_over_one_mapping(void **state)
     assert_int_equal(quern_connect(&q, path), 0);
     ptrdiff_t request = other_map("memfd:quern-request", &q->request) - q->request.base;
     ptrdiff_t reply = other_map("memfd:quern-reply", &q->reply) - q->reply.base;
+    /* The service maps it for reading alone, and nobody can map it for writing any more: a second
+     * view of the client's map takes the place of the service's, which sleeps. */
+    usleep(200000);
+    assert_ptr_equal(mremap(q->request.base, 0, q->request.size, MREMAP_MAYMOVE | MREMAP_FIXED,
+                            q->request.base + request),
+                     q->request.base + request);
     move(q, request, reply);
     for (int spin_us = 0; spin_us <= 20; spin_us += 20) {
         quern_set_spin(q, (unsigned)spin_us);

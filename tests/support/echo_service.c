@@ -90,6 +90,14 @@ struct echo_service *echo_new(const struct echo_options *options)
     return echo;
 }
 
+static void count_buried(struct echo_service *echo)
+{
+    uint64_t tag;
+
+    while (ipc_undertaker_buried(&echo->undertaker, &tag) > 0)
+        __atomic_fetch_add(&echo->counts.buried, 1, __ATOMIC_RELAXED);
+}
+
 static void drop_client(struct echo_service *echo, struct client *c, int why)
 {
     if (why == -EPROTO)
@@ -99,7 +107,12 @@ static void drop_client(struct echo_service *echo, struct client *c, int why)
     for (unsigned i = 0; i < c->n; i++)
         free(c->sequences[i].input);
     epoll_ctl(echo->epoll, EPOLL_CTL_DEL, ipc_session_peer(c->session)->fd, NULL);
-    check(ipc_session_bury(c->session, &echo->undertaker, true, 0) == 0, "undertaker");
+    int r;
+    while ((r = ipc_session_bury(c->session, &echo->undertaker, true, 0)) == -EAGAIN) {
+        usleep(1000);
+        count_buried(echo);
+    }
+    check(r == 0, "undertaker");
     for (unsigned i = 0; i < echo->n_clients; i++)
         if (echo->clients[i] == c)
             echo->clients[i] = echo->clients[--echo->n_clients];
@@ -308,14 +321,6 @@ static bool serve_all(struct echo_service *echo, unsigned *empty_rounds)
     return awake;
 }
 
-static void count_buried(struct echo_service *echo)
-{
-    uint64_t tag;
-
-    while (ipc_undertaker_buried(&echo->undertaker, &tag) > 0)
-        echo->counts.buried++;
-}
-
 void echo_run(struct echo_service *echo, bool until_idle)
 {
     unsigned empty_rounds = 0;
@@ -352,6 +357,11 @@ void echo_stop(struct echo_service *echo)
 const struct echo_counts *echo_counts(const struct echo_service *echo)
 {
     return &echo->counts;
+}
+
+unsigned long echo_n_buried(const struct echo_service *echo)
+{
+    return __atomic_load_n(&echo->counts.buried, __ATOMIC_RELAXED);
 }
 
 void echo_free(struct echo_service *echo)

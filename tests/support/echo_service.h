@@ -41,6 +41,7 @@ struct echo_service *echo_new(const struct echo_options *options);
 /* Serves until echo_stop or, with until_idle, until no session is left and one was there. */
 void echo_run(struct echo_service *echo, bool until_idle);
 void echo_stop(struct echo_service *echo); /* from any thread or a signal handler */
+unsigned long echo_n_buried(const struct echo_service *echo); /* any time, from any thread */
 const struct echo_counts *echo_counts(const struct echo_service *echo); /* after echo_run */
 void echo_free(struct echo_service *echo);
 

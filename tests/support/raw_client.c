@@ -5,20 +5,22 @@
 #include "ipc/ring.h"
 #include "ipc/socket.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-int raw_connect(struct raw_client *c, const char *path, uint64_t features)
+int raw_seal(struct raw_client *c)
 {
-    return raw_connect_wanting(c, path, features, &(struct ipc_sizes){0, 0, 0, 0});
+    return fcntl(c->fds[0], F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 
-int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t features,
-                        const struct ipc_sizes *wanted)
+static int connect_and_map(struct raw_client *c, const char *path, uint64_t features,
+                           const struct ipc_sizes *wanted, bool seal)
 {
     struct ipc_hello hello;
     uint8_t packet[256];
@@ -43,9 +45,29 @@ int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t feature
         close(c->fd);
         return -ENOMEM;
     }
+    if (seal && raw_seal(c) < 0) {
+        close(c->fd);
+        return -EPERM;
+    }
     c->ours = (volatile void *)c->request;
     c->theirs = (const volatile void *)c->reply;
     return 0;
+}
+
+int raw_connect(struct raw_client *c, const char *path, uint64_t features)
+{
+    return connect_and_map(c, path, features, &(struct ipc_sizes){0, 0, 0, 0}, true);
+}
+
+int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t features,
+                        const struct ipc_sizes *wanted)
+{
+    return connect_and_map(c, path, features, wanted, true);
+}
+
+int raw_connect_unsealed(struct raw_client *c, const char *path, uint64_t features)
+{
+    return connect_and_map(c, path, features, &(struct ipc_sizes){0, 0, 0, 0}, false);
 }
 
 void raw_unmap(struct raw_client *c)

@@ -23,6 +23,9 @@ struct raw_client {
 int raw_connect(struct raw_client *c, const char *path, uint64_t features);
 int raw_connect_wanting(struct raw_client *c, const char *path, uint64_t features,
                         const struct ipc_sizes *wanted);
+/* Without the seals that the service waits for; adds them: 0 or -errno. */
+int raw_connect_unsealed(struct raw_client *c, const char *path, uint64_t features);
+int raw_seal(struct raw_client *c);
 /* Everything but the hang-up: the maps go, the socket stays. */
 void raw_unmap(struct raw_client *c);
 void raw_close(struct raw_client *c);

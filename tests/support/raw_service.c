@@ -17,8 +17,10 @@ void raw_service_init(struct raw_service *s)
     memset(s, 0, sizeof(*s));
     ipc_plan_welcome(&sizes, 16, IPC_VERSION_MAX, 0, 1, &s->w);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
-        ipc_region_make(&s->request, "quern-request", s->w.request_size, IPC_PAGE) < 0 ||
-        ipc_region_make(&s->reply, "quern-reply", s->w.reply_size, IPC_PAGE) < 0) {
+        ipc_region_make(&s->request, "quern-request", s->w.request_size, IPC_PAGE,
+                        IPC_CLIENT_WRITES) < 0 ||
+        ipc_region_make(&s->reply, "quern-reply", s->w.reply_size, IPC_PAGE, IPC_SERVICE_WRITES) <
+            0) {
         perror("raw service");
         abort();
     }

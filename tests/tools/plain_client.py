@@ -10,6 +10,7 @@ while it waits, as that page says a script does.
 """
 
 import array
+import fcntl
 import mmap
 import os
 import select
@@ -22,6 +23,7 @@ MAGIC = 0x314E524555510A0D
 GENERATE, CANCEL, TOKENIZE, STATUS = 1, 2, 3, 8
 NONE, TEXT = 0, 1
 ACCEPTED, QUEUED, PROGRESS, TOKEN, DATA, FINAL = range(1, 7)
+F_ADD_SEALS, F_SEAL_SEAL, F_SEAL_FUTURE_WRITE = 1033, 1, 16
 GIVEN_MAX_TOKENS = 0x100
 REASONS = ["done", "end of sequence", "stop", "length", "cancelled", "failed"]
 
@@ -45,6 +47,7 @@ class Client:
         fds = array.array("i", control[0][2])
         assert [os.fstat(fd).st_size for fd in fds] == [request_size, reply_size]
         self.request = mmap.mmap(fds[0], request_size)
+        fcntl.fcntl(fds[0], F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
         self.reply = mmap.mmap(fds[1], reply_size, prot=mmap.PROT_READ)
         for fd in fds:
             os.close(fd)

@@ -42,9 +42,12 @@ static void start(struct client *c)
     assert_int_equal(ipc_session_receive(c->session, 0), IPC_RECEIVED_HELLO);
     assert_int_equal(ipc_session_open(c->session, &limits, 1), 0);
     assert_int_equal(ipc_receive(c->fd, &c->w, sizeof(c->w), fds, 2, &n_fds, 0), sizeof(c->w));
-    assert_int_equal(ipc_region_map(&c->request, fds[0], c->w.request_size, 1, why, sizeof(why)),
-                     0);
-    assert_int_equal(ipc_region_map(&c->reply, fds[1], c->w.reply_size, 0, why, sizeof(why)), 0);
+    assert_int_equal(
+        ipc_region_map(&c->request, fds[0], c->w.request_size, IPC_CLIENT_WRITES, why, sizeof(why)),
+        0);
+    assert_int_equal(
+        ipc_region_map(&c->reply, fds[1], c->w.reply_size, IPC_SERVICE_WRITES, why, sizeof(why)),
+        0);
     c->ours = (volatile void *)c->request.base;
     c->theirs = (const volatile void *)c->reply.base;
 }
