@@ -287,7 +287,7 @@ struct block256_bytes {
 OPS_INLINE void block256_unpack_bytes(const enum ops_type type, const uint8_t *body,
                                       struct block256_bytes *bytes)
 {
-    OPS_UNROLL
+    OPS_ROLL
     for (int r = 0; r < 8; r++) {
         OPS_UNROLL
         for (int j = 0; j < 8; j++)

@@ -15,10 +15,8 @@
 #define OPS_NEAR_BYTES 512
 
 /* Where one token alone asks for each line once (matmul_one_kernel.h): well within a first level, and
- * what a core gets of the memory in its latency. Blocks of more than 2 KiB lose beyond the next one or two
- * where memory is slow (docs/benchmarks.md). */
-#define OPS_ONCE_BYTES      6144
-#define OPS_ONCE_BYTES_LONG 3328
+ * more than what a core gets of the memory in its latency (docs/benchmarks.md). */
+#define OPS_ONCE_BYTES 6144
 
 OPS_INLINE void fetch_ahead(const uint8_t *line)
 {
@@ -124,18 +122,12 @@ OPS_INLINE bool goes_alone(const struct ops_matmul_work *work)
     return OPS_SIDE == 1 || (work->is_only_tile && work->tile.n_tokens <= OPS_TOKENS_MAX);
 }
 
-/* Q6_K's blocks are the longest, and at 50 GB/s asking once loses a tenth (docs/benchmarks.md). */
-OPS_INLINE bool one_fetches_once(const enum ops_type type, const struct ops_matmul_work *work)
-{
-    return OPS_ONE_WAYS == 2 && work->fetch_once && type != OPS_Q6_K;
-}
-
 #define MULTIPLY(name, block_len, type)                                                            \
     static void name(const struct ops_matmul_work *work)                                           \
     {                                                                                              \
         uint32_t g = 0;                                                                            \
         if (work->tile.n_tokens == 1) {                                                            \
-            if (one_fetches_once(type, work))                                                      \
+            if (OPS_ONE_WAYS == 2 && work->fetch_once)                                             \
                 one_token##block_len(type, true, work);                                            \
             else                                                                                   \
                 one_token##block_len(type, false, work);                                           \

@@ -8,12 +8,6 @@
  * some KiB ahead; groups are one run of memory, so that this is what the sums will want, past the end of
  * a group, too. */
 
-/* How far ahead the one way asks. */
-OPS_INLINE size_t one_once_bytes(const enum ops_type type)
-{
-    return ops_packing(type).words > 32 ? OPS_ONCE_BYTES_LONG : OPS_ONCE_BYTES;
-}
-
 /* Plain C is not worth the compiler's time: 64 steps of 16 lanes each. */
 #ifdef PI
 #define OPS_ONE_UNROLL OPS_UNROLL
@@ -28,10 +22,10 @@ OPS_INLINE size_t one_once_bytes(const enum ops_type type)
 #define OPS_ONE_WAYS 1
 #endif
 
-OPS_INLINE void one_fetch(const enum ops_type type, const bool once, const uint8_t *line)
+OPS_INLINE void one_fetch(const bool once, const uint8_t *line)
 {
     if (once)
-        __builtin_prefetch(line + one_once_bytes(type));
+        __builtin_prefetch(line + OPS_ONCE_BYTES);
     else
         fetch_ahead(line);
 }
@@ -41,7 +35,7 @@ OPS_INLINE void one_fetch_word(const enum ops_type type, const bool once, const 
                                const int word)
 {
     if (word < ops_packing(type).words)
-        one_fetch(type, once, body + (size_t)word * OPS_WORD_BYTES);
+        one_fetch(once, body + (size_t)word * OPS_WORD_BYTES);
 }
 
 /* The integer of a block of 32: the same as block32_tokens makes. */
@@ -87,7 +81,7 @@ OPS_INLINE void one_group32(const enum ops_type type, const bool once,
         const uint8_t *body = from + ops_packed_body_at(type, b);
         const uint8_t *numbers = from + ops_packed_halves_at(type, b);
         if (ops_packed_begins_line(type, b))
-            one_fetch(type, once, numbers);
+            one_fetch(once, numbers);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++) {
             const uint8_t *halves = numbers + (size_t)part * OPS_PART_ROWS * 2;
@@ -129,29 +123,54 @@ OPS_INLINE part_i one_run256(const enum ops_type type, const bool once, const ui
     return total;
 }
 
+/* Runs r and r + 1, into two chains of sums: the integers add up to the same. */
+OPS_INLINE void one_two_runs256(const enum ops_type type, const bool once, const uint8_t *body,
+                                const int r, const part_i *scale, const int8_t *a, size_t stride,
+                                bool fetch, part_i *even, part_i *odd)
+{
+    const int run_subs = 32 / block256_sub_len(type);
+
+    *even =
+        one_run256(type, once, body, r, scale + r * run_subs, a + (size_t)r * stride, fetch, *even);
+    *odd = one_run256(type, once, body, r + 1, scale + (r + 1) * run_subs,
+                      a + (size_t)(r + 1) * stride, fetch, *odd);
+}
+
+/* All of them. The loop stays a loop: processors guess what a load will want next from what the same
+ * instruction wanted before, and unrolled each of them goes by in steps of a block, which misleads them
+ * (docs/benchmarks.md, "Loads that go forward"). Q2_K, whose lines hold twice as much to compute, gains more
+ * by shifts that are constants. */
+OPS_INLINE part_i one_runs256(const enum ops_type type, const bool once, const uint8_t *body,
+                              const part_i *scale, const int8_t *a, size_t stride, bool fetch)
+{
+    part_i even = pi_zero(), odd = pi_zero();
+
+    if (type == OPS_Q2_K) {
+        OPS_ONE_UNROLL
+        for (int r = 0; r < 8; r += 2)
+            one_two_runs256(type, once, body, r, scale, a, stride, fetch, &even, &odd);
+    } else {
+        OPS_ROLL
+        for (int r = 0; r < 8; r += 2)
+            one_two_runs256(type, once, body, r, scale, a, stride, fetch, &even, &odd);
+    }
+    return pi_add(even, odd);
+}
+
 /* Block b of one part: what it adds to the row's float sums. */
 OPS_INLINE part_f one_part256(const enum ops_type type, const bool once,
                               const struct ops_tile *tile, uint32_t b, const uint8_t *body,
                               const uint8_t *halves, bool fetch, part_f acc)
 {
     const size_t at = (size_t)b * tile->width, stride = (size_t)tile->width * 32;
-    const int n_pairs = 128 / block256_sub_len(type), run_subs = 32 / block256_sub_len(type);
+    const int n_pairs = 128 / block256_sub_len(type);
     const int32_t *sums = tile->sums256 + at * OPS_SUMS256_PAIRS + (n_pairs == 8 ? 0 : 8);
     const int8_t *a = tile->q256 + 8 * at * 32;
     const part_f d_a = pf_bcast(tile->d256 + at);
-    part_i total = pi_zero(), total_odd = pi_zero();
     struct block256 block;
 
     block256_unpack(type, body, halves, &block);
-    /* Two chains of sums: the integers add up to the same. */
-    OPS_ONE_UNROLL
-    for (int r = 0; r < 8; r += 2) {
-        total = one_run256(type, once, body, r, block.scale + r * run_subs, a + (size_t)r * stride,
-                           fetch, total);
-        total_odd = one_run256(type, once, body, r + 1, block.scale + (r + 1) * run_subs,
-                               a + (size_t)(r + 1) * stride, fetch, total_odd);
-    }
-    total = pi_add(total, total_odd);
+    part_i total = one_runs256(type, once, body, block.scale, a, stride, fetch);
     if (block256_offset_log2(type)) {
         const part_i extra = block256_pairs(block.scale_pairs, sums, n_pairs);
         total = pi_sub(total, pi_shl(extra, block256_offset_log2(type)));
@@ -179,7 +198,7 @@ OPS_INLINE void one_group256(const enum ops_type type, const bool once,
         const uint8_t *body = from + ops_packed_body_at(type, b);
         const uint8_t *halves = from + ops_packed_halves_at(type, b);
         if (ops_packed_begins_line(type, b))
-            one_fetch(type, once, halves);
+            one_fetch(once, halves);
         OPS_UNROLL
         for (int part = 0; part < OPS_PARTS; part++)
             acc[part] =
@@ -194,7 +213,7 @@ OPS_INLINE void one_group256(const enum ops_type type, const bool once,
     OPS_INLINE void one_token##block_len(const enum ops_type type, const bool once,                \
                                          const struct ops_matmul_work *work)                       \
     {                                                                                              \
-        for (size_t at = 0; once && block_len == 32 && at < OPS_ONCE_BYTES; at += 64)              \
+        for (size_t at = 0; once && at < OPS_ONCE_BYTES; at += 64)                                 \
             __builtin_prefetch(work->groups + at); /* a run begins: nothing is on the way yet */   \
         for (uint32_t g = 0; g < work->n_groups; g++)                                              \
             one_group##block_len(type, once, work, g);                                             \

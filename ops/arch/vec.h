@@ -54,6 +54,12 @@
 #else
 #define OPS_UNROLL _Pragma("GCC unroll 32")
 #endif
+/* What must stay a loop. */
+#ifdef __clang__
+#define OPS_ROLL _Pragma("clang loop unroll(disable)")
+#else
+#define OPS_ROLL _Pragma("GCC unroll 1")
+#endif
 
 #define OPS_SET_PASTE2(name, set) name##_##set
 #define OPS_SET_PASTE(name, set)  OPS_SET_PASTE2(name, set)
