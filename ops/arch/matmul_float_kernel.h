@@ -10,15 +10,38 @@ OPS_INLINE part_f float_load(const enum ops_type type, const uint8_t *p)
     return type == OPS_F16 ? pf_load_f16(p) : pf_load_bf16(p);
 }
 
+/* How lines to come are asked for: once, into the first level, is for one token (matmul_one_kernel.h). */
+enum float_fetch { FLOAT_FETCH_NONE, FLOAT_FETCH_FAR, FLOAT_FETCH_ONCE };
+
+typedef part_f float_sums[OPS_FLOAT_GROUPS * OPS_PARTS][OPS_TILE_TOKENS];
+
+/* Adds the products of one input: w, of the first group's rows; x, of the first token. */
+OPS_INLINE void float_input(const enum ops_type type, const int n_groups, const int n_tokens,
+                            size_t group_bytes, const uint8_t *w, const float *x, float_sums acc)
+{
+    const size_t row_bytes = type == OPS_F32 ? 4 : 2;
+
+    OPS_UNROLL
+    for (int p = 0; p < n_groups * OPS_PARTS; p++) {
+        const uint8_t *at = w + (size_t)(p / OPS_PARTS) * group_bytes +
+                            (size_t)(p % OPS_PARTS) * OPS_PART_ROWS * row_bytes;
+        const part_f wi = float_load(type, at);
+        OPS_UNROLL
+        for (int t = 0; t < n_tokens; t++)
+            acc[p][t] = pf_fma(wi, pf_bcast(x + t), acc[p][t]);
+    }
+}
+
 /* n_groups groups at once (so that enough sums are in flight) times tokens first … first + n_tokens. */
 OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const int n_tokens,
-                             const bool fetch, const struct ops_matmul_work *work, uint32_t group,
-                             unsigned first)
+                             const enum float_fetch fetch, const struct ops_matmul_work *work,
+                             uint32_t group, unsigned first)
 {
-    const size_t row_bytes = type == OPS_F32 ? 4 : 2, step = OPS_GROUP_ROWS * row_bytes;
+    const size_t step = OPS_GROUP_ROWS * (type == OPS_F32 ? 4 : 2), width = work->tile.width;
+    const int line = type == OPS_F32 ? 1 : 2; /* inputs of a line, which is asked for once */
     const uint8_t *w = work->groups + group * work->group_bytes;
     const float *x = work->tile.x + first;
-    part_f acc[OPS_FLOAT_GROUPS * OPS_PARTS][OPS_TILE_TOKENS];
+    float_sums acc;
 
     OPS_UNROLL
     for (int p = 0; p < n_groups * OPS_PARTS; p++) {
@@ -27,22 +50,25 @@ OPS_INLINE void float_tokens(const enum ops_type type, const int n_groups, const
             acc[p][t] = pf_zero();
     }
     for (uint32_t i = 0, end; i < work->n_cols; i = end) {
-        const size_t far = n_tokens == 1 && work->fetch_once ? OPS_ONCE_BYTES / (size_t)n_groups
-                                                             : far_bytes(work, i * step, n_groups);
+        const size_t far = fetch == FLOAT_FETCH_ONCE ? OPS_ONCE_BYTES / (size_t)n_groups
+                                                     : far_bytes(work, i * step, n_groups);
         end = work->n_cols - i < OPS_FLOAT_RUN ? work->n_cols : i + OPS_FLOAT_RUN;
-        for (uint32_t k = i; k < end; k++, w += step, x += work->tile.width) {
+        uint32_t k = i;
+        for (; k + (uint32_t)line <= end; k += (uint32_t)line) {
             OPS_UNROLL
-            for (int p = 0; p < n_groups * OPS_PARTS; p++) {
-                const uint8_t *at = w + (size_t)(p / OPS_PARTS) * work->group_bytes +
-                                    (size_t)(p % OPS_PARTS) * OPS_PART_ROWS * row_bytes;
-                if (fetch && p % OPS_PARTS == 0)
-                    __builtin_prefetch(at + far, 0, 2);
-                const part_f wi = float_load(type, at);
-                OPS_UNROLL
-                for (int t = 0; t < n_tokens; t++)
-                    acc[p][t] = pf_fma(wi, pf_bcast(x + t), acc[p][t]);
+            for (int g = 0; fetch && g < n_groups; g++) {
+                const uint8_t *ahead = w + (size_t)g * work->group_bytes + far;
+                if (fetch == FLOAT_FETCH_ONCE)
+                    __builtin_prefetch(ahead);
+                else
+                    __builtin_prefetch(ahead, 0, 2);
             }
+            OPS_UNROLL
+            for (int c = 0; c < line; c++, w += step, x += width)
+                float_input(type, n_groups, n_tokens, work->group_bytes, w, x, acc);
         }
+        for (; k < end; k++, w += step, x += width)
+            float_input(type, n_groups, n_tokens, work->group_bytes, w, x, acc);
     }
     OPS_UNROLL
     for (int p = 0; p < n_groups * OPS_PARTS; p++) {
@@ -59,16 +85,20 @@ OPS_INLINE void float_groups(const enum ops_type type, const int n_side, const i
                              unsigned first)
 {
     const uint32_t end = group + n;
+    const bool goes_by = work->is_only_tile && first == 0; /* the weights, for the first time */
 
-    if (work->is_only_tile && first == 0) {
+    if (n_tokens == 1 && goes_by && work->fetch_once) {
         for (; group + (uint32_t)n_side <= end; group += (uint32_t)n_side)
-            float_tokens(type, n_side, n_tokens, true, work, group, first);
+            float_tokens(type, n_side, n_tokens, FLOAT_FETCH_ONCE, work, group, first);
+    } else if (goes_by) {
+        for (; group + (uint32_t)n_side <= end; group += (uint32_t)n_side)
+            float_tokens(type, n_side, n_tokens, FLOAT_FETCH_FAR, work, group, first);
     } else {
         for (; group + (uint32_t)n_side <= end; group += (uint32_t)n_side)
-            float_tokens(type, n_side, n_tokens, false, work, group, first);
+            float_tokens(type, n_side, n_tokens, FLOAT_FETCH_NONE, work, group, first);
     }
     for (; n_side > 1 && group < end; group++)
-        float_tokens(type, 1, n_tokens, false, work, group, first);
+        float_tokens(type, 1, n_tokens, FLOAT_FETCH_NONE, work, group, first);
 }
 
 /* The registers of AVX-512 hold 16 sums of 16 rows beside the weights, those of AVX2 half of it. */
