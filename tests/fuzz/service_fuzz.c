@@ -70,11 +70,12 @@ static int start(struct run *run)
 
 static void submit(struct run *run)
 {
+    static const char anything[1 << 16];
     struct quern_request r;
     uint64_t id;
 
     quern_request_init(&r);
-    r.input = (const char *)run->request.base; /* anything */
+    r.input = anything;
     r.input_size = take_bytes(run, 2);
     int e = quern_submit(run->q, &r, &id);
     require(e == 0 || e == -EAGAIN || e == -EPROTO || e == -ECONNRESET || e == -EMSGSIZE);

@@ -27,7 +27,6 @@ void raw_service_init(struct raw_service *s)
     s->fd = pair[0];
     s->client_fd = pair[1];
     s->ours = (volatile void *)s->reply.base;
-    s->theirs = (const volatile void *)s->request.base;
 }
 
 void raw_service_done(struct raw_service *s)

@@ -14,7 +14,6 @@ struct raw_service {
     struct ipc_welcome w;
     struct ipc_region request, reply;
     volatile struct ipc_reply_words *ours;
-    const volatile struct ipc_request_words *theirs;
 };
 
 /* Makes an honest plan in the smallest sizes, and memory for it. Aborts without memory. */
