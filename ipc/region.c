@@ -94,16 +94,11 @@ int ipc_region_open_for_client(const struct ipc_region *region, enum ipc_region_
     return open_again(region->fd, O_RDONLY);
 }
 
-static bool is_sealed(int fd)
+bool ipc_region_is_sealed(int fd)
 {
     int seals = fcntl(fd, F_GET_SEALS); /* takes no lock, unlike adding one */
 
     return seals >= 0 && (seals & SEALS_CLIENT) == SEALS_CLIENT;
-}
-
-bool ipc_region_is_sealed(const struct ipc_region *region)
-{
-    return is_sealed(region->fd);
 }
 
 int ipc_region_map_sealed(struct ipc_region *region, size_t resident)
@@ -151,7 +146,7 @@ int ipc_region_map(struct ipc_region *ret, int fd, size_t size, enum ipc_region_
         snprintf(why, why_size, "Cannot map %zu bytes of the service's memory.", size);
         return r;
     }
-    if (ours && !is_sealed(fd) && fcntl(fd, F_ADD_SEALS, SEALS_CLIENT) < 0) {
+    if (ours && !ipc_region_is_sealed(fd) && fcntl(fd, F_ADD_SEALS, SEALS_CLIENT) < 0) {
         r = -errno;
         munmap(region.base, size);
         snprintf(why, why_size, "Cannot seal what this program writes for the service: %s.",
@@ -162,11 +157,14 @@ int ipc_region_map(struct ipc_region *ret, int fd, size_t size, enum ipc_region_
     return 0;
 }
 
-void ipc_region_punch(const struct ipc_region *region)
+int ipc_region_punch(int fd)
 {
-    if (region->fd >= 0)
-        (void)fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                        (off_t)region->size);
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 ||
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, st.st_size) < 0)
+        return -errno;
+    return 0;
 }
 
 void ipc_region_done(struct ipc_region *region)

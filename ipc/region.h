@@ -39,7 +39,7 @@ int ipc_region_make(struct ipc_region *ret, const char *name, size_t size, size_
 int ipc_region_open_for_client(const struct ipc_region *region, enum ipc_region_writer writer);
 
 /* Service: has the client mapped and sealed its region? Never waits. */
-bool ipc_region_is_sealed(const struct ipc_region *region);
+bool ipc_region_is_sealed(int fd);
 /* Maps a sealed one for reading, its first bytes filled again in case they were punched before. Not
  * earlier: even to unmap it waits for whoever punches it. 0 or -errno. */
 int ipc_region_map_sealed(struct ipc_region *region, size_t resident);
@@ -53,8 +53,9 @@ bool ipc_region_is_ours_alone(int fd);
 int ipc_region_map(struct ipc_region *ret, int fd, size_t size, enum ipc_region_writer writer,
                    char *why, size_t why_size);
 
-/* Gives the memory back to the system for everyone who maps it (service only). */
-void ipc_region_punch(const struct ipc_region *region);
+/* Service: gives the memory back to the system for everyone who maps it. -EPERM where somebody sealed it
+ * against that, in whatever way. May wait for who locks the file. */
+int ipc_region_punch(int fd);
 /* Unmaps and closes. Fine on IPC_REGION_NONE. */
 void ipc_region_done(struct ipc_region *region);
 

@@ -72,7 +72,7 @@ static void attach_request(struct ipc_session *s)
  * sealed it, and could make whoever looks wait; -errno: it cannot be mapped. */
 static int settle(struct ipc_session *s)
 {
-    if (s->is_settled || !ipc_region_is_sealed(&s->request))
+    if (s->is_settled || !ipc_region_is_sealed(s->request.fd))
         return s->is_settled;
     int r = ipc_region_map_sealed(&s->request, s->plan.request_offset);
     if (r < 0)
@@ -104,8 +104,8 @@ void ipc_session_free(struct ipc_session *s)
 {
     if (s == NULL)
         return;
-    ipc_region_punch(&s->request);
-    ipc_region_punch(&s->reply);
+    (void)ipc_region_punch(s->request.fd); /* there may be none, or a sealed one */
+    (void)ipc_region_punch(s->reply.fd);
     ipc_session_leave(s);
 }
 

@@ -42,7 +42,7 @@ struct ipc_session;
 /* Takes over peer->fd and peer->pidfd, also on failure. -ENOMEM. */
 int ipc_session_new(struct ipc_session **ret, const struct ipc_peer *peer);
 
-/* Punches both regions empty, unmaps and closes everything. NULL is fine. */
+/* Punches empty whichever region can be, unmaps and closes everything. NULL is fine. */
 void ipc_session_free(struct ipc_session *session);
 /* The same without punching: for a service that ends and wants its last events to be read. */
 void ipc_session_leave(struct ipc_session *session);

@@ -12,7 +12,6 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -24,7 +23,7 @@ enum {
 
 /* ---- The undertaker's side ----------------------------------------------------------------------- */
 
-/* Regions that were sealed, and that their clients still hold. */
+/* Regions that cannot be punched, and that their clients still hold. */
 struct kept {
     unsigned n;
     struct {
@@ -59,15 +58,9 @@ static void bury(int bodies_fd, struct kept *kept)
 
     ssize_t n = ipc_receive(bodies_fd, &tag, sizeof(tag), fds, IPC_FDS_MAX, &n_fds, 0);
     for (unsigned i = n_fds; i-- > 1;) { /* the last is the reply region: no client can write it */
-        struct ipc_region region = {fds[i], NULL, 0};
-        struct stat st;
-
-        if (ipc_region_is_sealed(&region)) {
+        /* Its client may seal it in the middle of this, or in half: then punching says so. */
+        if (ipc_region_is_sealed(fds[i]) || ipc_region_punch(fds[i]) < 0)
             kept_fd = fds[i];
-        } else if (fstat(fds[i], &st) == 0) {
-            region.size = (size_t)st.st_size;
-            ipc_region_punch(&region);
-        }
     }
     for (unsigned i = n_fds; i-- > 0;)
         if (fds[i] != kept_fd)

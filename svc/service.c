@@ -101,16 +101,21 @@ static void forget(struct service *s, struct client *c)
     client_free(c);
 }
 
+/* -EAGAIN: later. */
+static int bury(struct service *s, struct client *c)
+{
+    int r = client_bury(c, &s->undertaker);
+    if (r < 0 && r != -EAGAIN)
+        forget(s, c);
+    return r;
+}
+
 /* Those for whom the undertaker had no hand free. 0: it has none again, or nobody waits any more. */
 static int bury_leaving(struct service *s)
 {
     int r = 0;
-    while (s->clients.leaving && r != -EAGAIN) {
-        struct client *c = s->clients.leaving;
-        r = client_bury(c, &s->undertaker);
-        if (r < 0 && r != -EAGAIN)
-            forget(s, c);
-    }
+    while (s->clients.leaving && r != -EAGAIN)
+        r = bury(s, s->clients.leaving);
     return r == -EAGAIN ? 0 : r;
 }
 
@@ -153,9 +158,7 @@ static void close_client(struct service *s, struct client *c)
     epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
     if (peer->pidfd >= 0)
         epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL);
-    int r = client_bury(c, &s->undertaker);
-    if (r < 0 && r != -EAGAIN)
-        forget(s, c);
+    (void)bury(s, c);
 }
 
 /* Closes whoever broke since the last call. */

@@ -6,7 +6,8 @@
  * share a line, which stands before both. A body is the block's 32-bit words in the order of the file
  * (without the f16 numbers; Q3_K's and Q6_K's in that of their use, ops_packed_word), each word of all 16
  * rows side by side: the one at place w is, of row r, at 64 w + 4 r. The word of fifth bits of Q5_0 and
- * Q5_1 is turned so that bit j of byte k belongs to input 4 j + k. Floats are blocks of one element that are all number or all body. */
+ * Q5_1 is turned so that bit j of byte k belongs to input 4 j + k. Floats are blocks of one element that are
+ * all number or all body. */
 #ifndef QUERN_OPS_ARCH_PACKED_H
 #define QUERN_OPS_ARCH_PACKED_H
 

@@ -557,6 +557,25 @@ static void test_kept_regions(void **state)
     end(1);
 }
 
+/* Sealed in half, it can be neither looked at nor emptied: it counts until it is let go as well. */
+static void test_half_sealed_region(void **state)
+{
+    struct raw_client c;
+
+    (void)state;
+    assert_int_equal(raw_connect_unsealed(&c, path, features), 0);
+    assert_int_equal(fcntl(c.fds[0], F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
+    shutdown(c.fd, SHUT_RDWR);
+    assert_emptied(c.fds[1]);
+    assert_honest_is_served();
+    await_burials(1);
+    usleep(200000);
+    assert_int_equal(echo_n_buried(echo), 1);
+    raw_close(&c);
+    await_burials(2);
+    end(0);
+}
+
 /* What was never sealed is never looked at, and whoever rings for it breaks the rule. */
 static void test_unsealed_region(void **state)
 {
@@ -894,6 +913,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_write_trap, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_unsealed_write_trap, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_kept_regions, start, stop),
+        cmocka_unit_test_setup_teardown(test_half_sealed_region, start, stop),
         cmocka_unit_test_setup_teardown(test_unsealed_region, start, stop),
         cmocka_unit_test_setup_teardown(test_unsealed_region, start_edges, stop),
         cmocka_unit_test_setup_teardown(test_regions, start_edges, stop),

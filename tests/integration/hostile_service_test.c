@@ -236,7 +236,7 @@ static void test_hang_up(void **state)
     q = with_request(&s, &id);
     raw_service_event(&s, 0, &e, 1);
     assert_int_equal(quern_next(q, id, &event, -1), 0);
-    ipc_region_punch(&s.reply);
+    assert_int_equal(ipc_region_punch(s.reply.fd), 0);
     close(s.fd);
     s.fd = -1;
     assert_int_equal(quern_next(q, id, &event, -1), -ECONNRESET);

@@ -92,10 +92,10 @@ static void test_kept(void **state)
         assert_int_equal(ipc_region_make(&reply, "reply", IPC_PAGE, IPC_PAGE, IPC_SERVICE_WRITES),
                          0);
         int fd = ipc_region_open_for_client(&request, IPC_CLIENT_WRITES);
-        assert_true(fd >= 0 && !ipc_region_is_sealed(&request));
+        assert_true(fd >= 0 && !ipc_region_is_sealed(request.fd));
         assert_int_equal(
             ipc_region_map(&theirs[i], fd, IPC_PAGE, IPC_CLIENT_WRITES, why, sizeof why), 0);
-        assert_true(ipc_region_is_sealed(&request) && !ipc_region_is_ours_alone(request.fd));
+        assert_true(ipc_region_is_sealed(request.fd) && !ipc_region_is_ours_alone(request.fd));
         close(fd);
         theirs[i].fd = -1; /* the map keeps it */
         int fds[3] = {pair[0], request.fd, reply.fd};
