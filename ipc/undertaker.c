@@ -88,8 +88,10 @@ static bool take_go(int bodies_fd, int go_fd, bool spare, struct kept *kept)
         int r = poll(&go, 1, kept->n > 0 ? KEPT_MS : spare ? SPARE_MS : -1);
         if (r == 0 && kept->n == 0)
             return false;
+        if (r > 0 && (go.revents & POLLIN) == 0)
+            return false; /* gone; where this one is full, what is left goes with it */
         if (r > 0) {
-            ssize_t n = recv(go_fd, &byte, 1, go.revents & POLLIN ? MSG_DONTWAIT : 0);
+            ssize_t n = recv(go_fd, &byte, 1, MSG_DONTWAIT);
 
             if (n >= 0)
                 return n == 1;
